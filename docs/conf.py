@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import builtins
-import importlib.metadata
 import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # documents this checkout, installed or not
 
 project = "trioresil"
 author = "the trioresil developers"
 project_copyright = author
-release = importlib.metadata.version("trioresil")
+release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 version = ".".join(release.split(".")[:2])
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
