@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import logging
 import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sphinx.ext.napoleon.docstring import GoogleDocstring
+from sphinx.pycode import ModuleAnalyzer
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # documents this checkout, installed or not
@@ -57,3 +65,35 @@ html_theme = "furo"
 html_title = f"trioresil {release}"
 html_show_sphinx = False
 html_copy_source = False
+
+
+# --- what autodoc can't know ------------------------------------------------------------------------------------------
+FACES = ["trioresil", "trioresil.testing"]
+
+
+def find_moved_docs(app: Sphinx) -> None:
+    """Tell autodoc about the docstrings of attributes of classes that say they live in a public module.
+
+    It reads those from the source of the module that the class names: a public face, which only re-exports.
+    """
+    for face in FACES:
+        importlib.import_module(face)
+    for name in sorted(sys.modules):
+        face, private, _ = name.partition("._")
+        if private and face in FACES:
+            found, wanted = ModuleAnalyzer.for_module(name), ModuleAnalyzer.for_module(face)
+            found.analyze()
+            wanted.analyze()
+            wanted.attr_docs.update(found.attr_docs)
+            wanted.annotations.update(found.annotations)
+            wanted.tagorder.update(found.tagorder)
+
+
+def read_prose(self: GoogleDocstring) -> list[str]:
+    """Take a property's docstring as it is: napoleon would take the words before its first colon for a type."""
+    return list(self._consume_to_end())
+
+
+def setup(app: Sphinx) -> None:
+    GoogleDocstring._parse_attribute_docstring = read_prose  # type: ignore[method-assign]
+    app.connect("builder-inited", find_moved_docs)
