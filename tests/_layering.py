@@ -65,6 +65,7 @@ KERNEL_MODULES = {
     "heapq",
     "itertools",
     "math",
+    "weakref",
     "numbers",
     "operator",
     "types",

@@ -1,0 +1,147 @@
+"""The errors. The line between them: *did the operation start?*
+
+A RejectedError says that the call it leaves was not started, so it may be made elsewhere even where it must not be made twice.
+A TimedOutError says that time ran out; whether the operation started is in its `started`. What left the *user's* function has
+started, whatever it says: the innermost link of a chain corrects it (see _links).
+
+Errors carry numbers in attributes and build their message from them. `policy` is the policy's name, not the object, and
+everything but the name is set after `Exception.__init__`, so that errors pickle and copy without further help.
+"""
+
+from __future__ import annotations
+
+import trio
+
+
+class TrioresilError(Exception):
+    """What every error of trioresil is; never raised itself."""
+
+    policy: str
+    """Name of the policy that raised it."""
+
+    started: bool | None
+    """False: the operation was not started. True: it was. None: nobody can tell."""
+
+
+class RejectedError(TrioresilError):
+    """A policy refused a call: what it guards was not started, so it is safe to try elsewhere.
+
+    Attributes:
+      policy (str): name of the policy that refused.
+      retry_after (float, seconds, or None): when a new try could succeed, from now; None if nobody can tell.
+      started (bool): False, unless the rejection came out of a function that had itself started.
+    """
+
+    def __init__(self, policy: str, retry_after: float | None = None, *, started: bool = False) -> None:
+        Exception.__init__(self, policy)
+        self.policy = policy
+        self.retry_after = retry_after
+        self.started = started
+
+    def __str__(self) -> str:
+        return f"{self.policy}: {self._why()}"
+
+    def _why(self) -> str:
+        return f"rejected{_hint(self.retry_after)}"
+
+
+class CircuitOpenError(RejectedError):
+    """The circuit is open, or half-open with all of its probes out.
+
+    `retry_after` is the time to the next probe, exactly; None while a probe is out.
+    """
+
+    def _why(self) -> str:
+        if self.retry_after is None:
+            return "the circuit is half-open and its probes are out; their outcome decides"
+        return f"the circuit is open, next probe in {_seconds(self.retry_after)}"
+
+
+class CircuitIsolatedError(CircuitOpenError):
+    """The circuit is held open by hand, until whoever isolated it releases it."""
+
+    def _why(self) -> str:
+        return "the circuit is isolated by hand, until it is released"
+
+
+class RateLimitedError(RejectedError):
+    """The wait for tokens would be longer than `max_wait`.
+
+    `retry_after` is the wait that was refused, exactly, as things stood.
+    """
+
+    max_wait: float | None = None
+    """The longest wait that was allowed, in seconds."""
+
+    def _why(self) -> str:
+        limit = "" if self.max_wait is None else f", longer than max_wait={self.max_wait:g}"
+        wait = "unknown" if self.retry_after is None else _seconds(self.retry_after)
+        return f"rate limit reached: the wait would be {wait}{limit}"
+
+
+class BulkheadFullError(RejectedError):
+    """Every permit is taken and the queue is full, or the wait took longer than `max_wait`, or admission is closed."""
+
+    reason: str = "every permit is taken"
+    """Which of these it was, in words."""
+
+    def _why(self) -> str:
+        return self.reason
+
+
+class TimedOutError(TrioresilError, trio.TooSlowError):
+    """A Timeout's own deadline passed before the work was done. It is also a trio.TooSlowError.
+
+    Attributes:
+      policy (str): name of the Timeout.
+      seconds (float): the time that was allowed.
+      started (bool or None): False if the guarded function was never entered (the time went in a queue), True if it
+        was entered (its outcome is unknown), None if nobody can tell (a block).
+    """
+
+    def __init__(self, policy: str, seconds: float = 0.0, *, started: bool | None = None) -> None:
+        Exception.__init__(self, policy)
+        self.policy = policy
+        self.seconds = seconds
+        self.started = started
+
+    def __str__(self) -> str:
+        before = " before the call was started" if self.started is False else ""
+        return f"{self.policy}: timed out after {_seconds(self.seconds)}{before}"
+
+
+class UsageError(Exception):
+    """Marks a mistake in the program that shows only when a call is made. No policy handles it: not retried, no verdict.
+
+    Users see the builtin that each subclass also is.
+    """
+
+
+class NotAwaitableError(UsageError, TypeError):
+    """A function that should have been async returned something else."""
+
+
+class WrongTokensError(UsageError, ValueError):
+    """More tokens than the bucket holds, or a number that is none."""
+
+
+class NestingError(UsageError, RuntimeError):
+    """A task would wait for itself."""
+
+
+def is_unstarted(error: BaseException) -> bool:
+    """Tell whether an error says that what it leaves was never started."""
+    return isinstance(error, TrioresilError) and error.started is False
+
+
+def is_no_verdict(error: BaseException) -> bool:
+    """Tell whether an error says nothing about the other side: cancellation, what never started, a mistake in the program."""
+    return not isinstance(error, Exception) or is_unstarted(error) or isinstance(error, UsageError)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.4g} s"
+
+
+def _hint(retry_after: float | None) -> str:
+    return "" if retry_after is None else f", try again in {_seconds(retry_after)}"

@@ -1,0 +1,130 @@
+"""The facts that an instrument hears of, one frozen class for each.
+
+`policy` is the live object, so that an instrument can pull its `.statistics()`. Hold it weakly. `at` is Trio's clock of the run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """Something that happened at one policy."""
+
+    policy: Any
+    """The policy that it happened at."""
+
+    @property
+    def name(self) -> str:
+        """The policy's name."""
+        return str(self.policy.name)
+
+
+@attrs.frozen(kw_only=True)
+class PolicySeen(Event):
+    """A policy was used for the first time under this instrument."""
+
+
+@attrs.frozen(kw_only=True)
+class CallFinished(Event):
+    """A call through a Pipeline came to its end."""
+
+    outcome: Literal["success", "failure", "rejected", "cancelled"]
+    """success: it returned; rejected: nothing was started; failure: another exception; cancelled: anything not an Exception."""
+    seconds: float
+    """How long it took, in seconds."""
+    error: BaseException | None
+    """What it raised, if it did."""
+
+
+@attrs.frozen(kw_only=True)
+class CallRejected(Event):
+    """A policy refused a call, or would have, if it were enforced."""
+
+    error: Exception
+    """The rejection; its retry_after is in seconds."""
+    enforced: bool = True
+    """False: the policy only reports; the call went on."""
+
+
+@attrs.frozen(kw_only=True)
+class RetryScheduled(Event):
+    """An attempt failed and another will be made."""
+
+    attempt: int
+    """Number of the attempt that failed, from 1."""
+    delay: float
+    """Seconds until the next."""
+    error: Exception | None
+    """What it raised; None if its result was the failure."""
+    result: Any = None
+    """Its result, if that was the failure."""
+
+
+@attrs.frozen(kw_only=True)
+class RetryGaveUp(Event):
+    """An attempt failed and no other will be made."""
+
+    reason: Literal["attempts", "hint", "deadline", "budget", "unmatched"]
+    """attempts: all are used; hint: the wait asked for is beyond max_hint; deadline: the wait would pass the deadline around
+    the call; budget: the retry budget is spent; unmatched: a later attempt failed with what `on` doesn't match."""
+    attempts: int
+    """How many were made."""
+    waited: float
+    """Seconds spent waiting between them."""
+    error: Exception | None
+    """What comes out; None if it is a result."""
+    errors: tuple[Exception, ...]
+    """Errors of the attempts, oldest first; the last 10."""
+
+
+@attrs.frozen(kw_only=True)
+class TimedOut(Event):
+    """A Timeout's own deadline passed."""
+
+    seconds: float
+    """The time that was allowed."""
+    started: bool | None
+    """Whether the guarded function had been entered; None if nobody can tell."""
+
+
+@attrs.frozen(kw_only=True)
+class CircuitOpened(Event):
+    """A circuit opened: calls are rejected from now on."""
+
+    open_for: float
+    """Seconds until the first probe."""
+    level: int
+    """How often it has re-opened lately; 0 for a first time."""
+    error: BaseException | None
+    """The failure that tipped it, if there was one."""
+    by_hand: bool = False
+    """True if open() was called."""
+
+
+@attrs.frozen(kw_only=True)
+class CircuitHalfOpened(Event):
+    """A circuit's open time is over and the first probe is let in."""
+
+
+@attrs.frozen(kw_only=True)
+class CircuitClosed(Event):
+    """A circuit closed: all calls pass again."""
+
+    by_hand: bool = False
+    """True if reset() was called."""
+
+
+@attrs.frozen(kw_only=True)
+class FellBack(Event):
+    """A Fallback turned to its next alternative, or to its default."""
+
+    alternative: str
+    """Name of what is tried now; "default" for the default value."""
+    error: Exception | None
+    """What the one before it raised; None if its result was the failure."""
+    result: Any = None
+    """Its result, if that was the failure."""

@@ -1,0 +1,208 @@
+"""Who is listening: found through the task's context, as cancellation is found through the task tree.
+
+`installed` counts the instruments that are installed anywhere in the process. Everything on a hot path asks it first and pays
+nothing else while it is 0. Events are built only for listeners; where nobody listens, the few that an operator must see are
+written to the standard logger "trioresil", at most MAX_WARNINGS_PER_SECOND for each name.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, Final, NoReturn
+from weakref import WeakSet
+
+import trio
+from trio.lowlevel import RunVar, checkpoint
+
+from . import _events
+from ._errors import RejectedError
+from ._events import Event
+from ._links import mark_unstarted
+from .abc import Instrument
+
+MAX_WARNINGS_PER_SECOND: Final = 10
+
+installed = 0
+_lock = threading.Lock()
+_logger = logging.getLogger("trioresil")
+
+
+class _Listener:
+    """One installation of an instrument: what it was told of, and whether it still works."""
+
+    __slots__ = ("active", "instrument", "seen")
+
+    def __init__(self, instrument: Instrument) -> None:
+        self.instrument = instrument
+        self.active = True
+        self.seen: WeakSet[Any] = WeakSet()
+
+    def record(self, event: Event) -> None:
+        if not self.active:
+            return
+        try:
+            self.instrument.record(event)
+        except Exception:
+            self.active = False
+            _logger.exception("the instrument %r raised and is switched off", self.instrument)
+
+
+_in_context: ContextVar[tuple[_Listener, ...]] = ContextVar("trioresil_instruments", default=())
+_in_run: RunVar[tuple[_Listener, ...]] = RunVar("trioresil_instruments", default=())
+
+
+class instrument:
+    """Install instruments for this block and for every task started in it.
+
+    Nested blocks add up; the same instrument hears each event once. When the block ends, tasks that were started in it and
+    live on are no longer heard.
+
+    Synopsis::
+
+        with trioresil.instrument(recorder):
+            await pipeline.call(fetch, url)
+
+    Args:
+      *instruments (Instrument): objects with a `record(event)` method. An instrument that raises is logged once and switched
+        off for this block; the call that it listened to is not affected.
+    """
+
+    def __init__(self, *instruments: Instrument) -> None:
+        self._instruments = tuple(_check(each) for each in instruments)
+        self._listeners: tuple[_Listener, ...] = ()
+        self._token: Token[tuple[_Listener, ...]] | None = None
+
+    def __enter__(self) -> None:
+        if self._token is not None:
+            raise RuntimeError("this instrument(...) block is already open: make a new one for each with-statement")
+        self._listeners = tuple(_Listener(each) for each in self._instruments)
+        self._token = _in_context.set(_in_context.get() + self._listeners)
+        _count(len(self._listeners))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._token is not None
+        _in_context.reset(self._token)
+        self._token = None
+        _remove(self._listeners)
+
+
+def instrument_run(*instruments: Instrument) -> None:
+    """Install instruments for every task of this trio.run, until it ends.
+
+    For a place whose context the interesting tasks don't inherit, as an ASGI lifespan. Call it inside of the run.
+
+    Args:
+      *instruments (Instrument): objects with a `record(event)` method.
+
+    Raises:
+      RuntimeError: outside of a trio.run.
+    """
+    listeners = tuple(_Listener(_check(each)) for each in instruments)
+    _in_run.set(_in_run.get() + listeners)
+    _count(len(listeners))
+    trio.lowlevel.add_instrument(_UntilEnd(listeners))
+
+
+class _UntilEnd(trio.abc.Instrument):
+    def __init__(self, listeners: tuple[_Listener, ...]) -> None:
+        self._listeners = listeners
+
+    def after_run(self) -> None:
+        _remove(self._listeners)
+
+
+def _check(candidate: Instrument) -> Instrument:
+    if isinstance(candidate, type) or not callable(getattr(candidate, "record", None)):
+        raise TypeError(f"an instrument must be an object with a record(event) method, not {candidate!r}")
+    return candidate
+
+
+def _count(change: int) -> None:
+    global installed
+    with _lock:
+        installed += change
+
+
+def _remove(listeners: tuple[_Listener, ...]) -> None:
+    for listener in listeners:
+        listener.active = False
+    _count(-len(listeners))
+
+
+def listeners() -> list[_Listener]:
+    """Return who hears this task, each instrument once."""
+    if not installed:
+        return []
+    try:
+        of_run = _in_run.get()
+    except RuntimeError:
+        of_run = ()
+    unique: dict[int, _Listener] = {}
+    for each in (*of_run, *_in_context.get()):
+        if each.active:
+            unique.setdefault(id(each.instrument), each)
+    return list(unique.values())
+
+
+def announce(policy: Any) -> None:
+    """Tell each listener of a policy that it has not seen before. Call it where a policy is used, if `installed`."""
+    for listener in listeners():
+        if policy not in listener.seen:
+            listener.seen.add(policy)
+            listener.record(_events.PolicySeen(policy=policy))
+
+
+def emit(kind: type[Event], /, **fields: Any) -> None:
+    """Report a fact: to those who listen, or else, if an operator must see it, to the logger."""
+    heard_by = listeners()
+    if heard_by:
+        event = kind(**fields)
+        for listener in heard_by:
+            listener.record(event)
+    elif kind in _WARNINGS:
+        _warn(kind, fields)
+
+
+async def reject(policy: Any, error: RejectedError) -> NoReturn:
+    """Report a rejection, pass a full checkpoint so that no loop over rejections stops the program, and raise it."""
+    emit(_events.CallRejected, policy=policy, error=error)
+    try:
+        await checkpoint()
+    except BaseException as exc:
+        mark_unstarted(exc)
+        raise
+    raise error
+
+
+_WARNINGS: Final[dict[type[Event], str]] = {
+    _events.RetryScheduled: "attempt {attempt} failed, the next in {delay:.3g} s: {error!r}",
+    _events.RetryGaveUp: "gave up after {attempts} attempts and {waited:.3g} s of waiting ({reason}): {error!r}",
+    _events.CircuitOpened: "the circuit opened for {open_for:.3g} s: {error!r}",
+    _events.CircuitClosed: "the circuit closed",
+}
+_recent: dict[str, tuple[int, int]] = {}
+
+
+def _warn(kind: type[Event], fields: dict[str, Any]) -> None:
+    if not _logger.isEnabledFor(logging.WARNING):
+        return
+    name = fields["policy"].name
+    second = int(trio.current_time())
+    since, warned = _recent.get(name, (second, 0))
+    warned = warned + 1 if since == second else 1
+    if len(_recent) > 1000:
+        _recent.clear()
+    _recent[name] = (second, warned)
+    if warned <= MAX_WARNINGS_PER_SECOND:
+        _logger.warning("%s: %s", name, _without_secrets(_WARNINGS[kind].format(**fields)))
+
+
+def _without_secrets(text: str) -> str:
+    """Return text with the credentials and the query string of each URL in it left out."""
+    return re.sub(r"(\w+://)(?:[^\s/'\"?#]*@)?([^\s'\"?#]*)(?:[?#][^\s'\"]*)?", r"\1\2", text)

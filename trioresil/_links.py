@@ -1,0 +1,168 @@
+"""Links: what a chain of policies is made of, and what each of them may know of the others.
+
+A *link* is `async (args, kwargs) -> result`: the positional and keyword arguments of one call, packed once at the entrance of
+the chain and unpacked once in front of the user's function, so that the links between re-pack nothing. The outermost step of a
+chain checks for cancellation, once; the innermost (`entered`) is the only place that touches the user's function.
+
+What came out of the user's function has started. That is noted there, on the failure path only, on the exception itself: in the
+`started` of a trioresil error, and for anything else in a Passage beside it, which a Timeout further out reads when a
+cancellation of its own comes by. So no link keeps state for a call.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+from trio.lowlevel import checkpoint_if_cancelled
+
+from ._errors import NotAwaitableError, TrioresilError
+
+W = TypeVar("W", bound=Callable[..., Any])
+Link: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any]], Awaitable[Any]]
+
+_wrapped: WeakKeyDictionary[Callable[..., Any], Link] = WeakKeyDictionary()
+"""For each function that a policy has wrapped: its chain without the entrance. No attribute on the function, because a user's
+decorator that copies attributes would then be taken for the policy that it stands around, and be left out."""
+
+_PASSAGE: Final = "__trioresil_passage__"
+_NOT_CALLED: Final = object()
+
+
+class Linking:
+    """Marks policies: a bound method of one is not the user's code, and a chain looks through it."""
+
+    __slots__ = ()
+
+
+class Passage:
+    """What the links that an exception passed knew: whether the call had started, and notes, innermost first."""
+
+    __slots__ = ("notes", "started")
+
+    def __init__(self) -> None:
+        self.started: bool | None = None
+        self.notes: list[str] = []
+
+
+def passage(exc: BaseException) -> Passage:
+    """Return the exception's Passage, a new one if it has none yet."""
+    found = exc.__dict__.get(_PASSAGE)
+    if found is None:
+        found = exc.__dict__[_PASSAGE] = Passage()
+    assert isinstance(found, Passage)
+    return found
+
+
+def mark_started(exc: BaseException) -> None:
+    """Note on an exception, and on the leaves of a group, that what raised it had started."""
+    if isinstance(exc, TrioresilError):
+        exc.started = True
+    elif isinstance(exc, BaseExceptionGroup):
+        for leaf in exc.exceptions:
+            mark_started(leaf)
+    if not isinstance(exc, Exception):
+        passage(exc).started = True
+
+
+def mark_unstarted(exc: BaseException) -> None:
+    """Note on a passing cancellation that the call was still waiting to be let in."""
+    if not isinstance(exc, Exception):
+        passage(exc).started = False
+
+
+def make_link(fn: Callable[..., Any]) -> Link:
+    """Return the innermost link of a chain around a function: a policy's wrapper, or a user's function."""
+    if not callable(fn):
+        raise _not_callable(fn)
+    if inspect.isfunction(fn) and fn in _wrapped:
+        return _wrapped[fn]
+    return _pass_through(fn) if _is_policy_call(fn) else _enter(fn)
+
+
+def finish_wrapper(wrapper: W, fn: Callable[..., Any], link: Link) -> W:
+    """Give a policy's wrapper the name and documentation of what it wraps, and remember its chain."""
+    functools.update_wrapper(wrapper, fn)
+    _wrapped[wrapper] = link
+    return wrapper
+
+
+def _enter(fn: Callable[..., Any]) -> Link:
+    async def entered(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        awaitable: Any = _NOT_CALLED
+        try:
+            awaitable = fn(*args, **kwargs)
+            return await awaitable
+        except BaseException as exc:
+            if type(exc) is TypeError and awaitable is not _NOT_CALLED and not inspect.isawaitable(awaitable):
+                raise _not_awaitable(fn, awaitable) from None
+            mark_started(exc)
+            raise
+
+    return entered
+
+
+def _pass_through(fn: Callable[..., Any]) -> Link:
+    async def passed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        return await fn(*args, **kwargs)
+
+    return passed
+
+
+def _is_policy_call(fn: Callable[..., Any]) -> bool:
+    """Tell whether calling fn enters a policy first: a wrapper, a bound method of a policy, or a partial of either."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if inspect.ismethod(fn):
+        return fn.__func__ in _wrapped or isinstance(fn.__self__, Linking)
+    return inspect.isfunction(fn) and fn in _wrapped
+
+
+async def check_cancelled() -> None:
+    """Check for cancellation, without letting other tasks run; outside of Trio, say what to do."""
+    try:
+        await checkpoint_if_cancelled()
+    except RuntimeError as exc:
+        raise outside_trio(exc) from None
+
+
+def outside_trio(exc: RuntimeError) -> RuntimeError:
+    """Return the error to raise when Trio said that it isn't running."""
+    if "must be called from async context" not in str(exc):
+        return exc
+    asyncio = sys.modules.get("asyncio")
+    running = asyncio is not None and asyncio._get_running_loop() is not None
+    under = "under asyncio" if running else "outside of a Trio program"
+    return RuntimeError(f"trioresil runs on Trio: start the program with trio.run(...); this ran {under}")
+
+
+def refuse_generators(fn: Callable[..., Any]) -> None:
+    """Refuse, for decorators, what can't be a single call: generator functions of either kind, and non-functions."""
+    if not callable(fn):
+        raise _not_callable(fn)
+    inner = inspect.unwrap(fn)
+    if inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner):
+        raise TypeError(
+            f"{_name(fn)} is a generator function, whose failures come after the call has returned: "
+            "put the policy around the calls inside of it"
+        )
+
+
+def _not_callable(fn: object) -> TypeError:
+    if inspect.iscoroutine(fn):
+        name = fn.__qualname__
+        fn.close()
+        return TypeError(f"an async function and its arguments are wanted, not a coroutine: write call({name}, ...)")
+    return TypeError(f"an async function is wanted, not {fn!r}")
+
+
+def _not_awaitable(fn: Callable[..., Any], result: object) -> NotAwaitableError:
+    return NotAwaitableError(f"{_name(fn)} must return something to await (is it async?), but it returned {result!r}")
+
+
+def _name(fn: object) -> str:
+    return getattr(fn, "__qualname__", None) or repr(fn)

@@ -1,0 +1,242 @@
+"""Pipeline: policies in a row, as one policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import attrs
+import trio
+from trio import current_time
+
+from .. import _instruments
+from .._checks import text
+from .._errors import TimedOutError, is_unstarted
+from .._events import CallFinished
+from .._failures import classes_of, failure_test
+from .._links import Link
+from ..abc import Policy
+from .circuit_breaker import CircuitBreaker
+from .fallback import Fallback
+from .retry import Retry
+from .timeout import Timeout
+
+
+@attrs.frozen(kw_only=True)
+class PipelineStatistics:
+    """Snapshot of a Pipeline."""
+
+    name: str
+    """Its name."""
+    parts: tuple[Any, ...]
+    """The statistics of its policies, outermost first."""
+
+
+class Pipeline(Policy):
+    """Puts policies around a call in one fixed order, the first outermost.
+
+    The order matters. `Pipeline(Timeout(30), retry, breaker, bucket, Timeout(2))` bounds the whole by 30 s and each attempt by
+    2 s; each attempt asks the breaker and takes a token, and no time in the queue counts against the 2 s. Combinations that
+    can't do what they seem to say are refused when the Pipeline is built.
+
+    Synopsis::
+
+        pipeline = trioresil.Pipeline(trioresil.Timeout(30), retry, breaker, trioresil.Timeout(2), name="search")
+        response = await pipeline.call(client.get, url)
+
+        @pipeline
+        async def search(query): ...
+
+        async with trioresil.Pipeline(breaker, bulkhead):       # guards only
+            ...
+
+    Sharing: holds nothing for a call; what its policies share they share. Pipelines nest. Cost: that of its policies; `call`
+    builds the chain anew, the decorator once.
+
+    Args:
+      *policies (Policy): outermost first.
+      name (str): its name in events and statistics. Default: "pipeline".
+
+    Cancellation: checks for cancellation once, on entry; the rest is up to its policies and the function.
+
+    Raises:
+      TypeError: something is not a policy, or a block of a Pipeline with a Retry, a Fallback or a Keyed in it.
+      ValueError: a combination that can't do what it seems to say; the message tells what to write instead.
+    """
+
+    stateful = False
+
+    def __init__(self, *policies: Policy, name: str = "pipeline") -> None:
+        for each in policies:
+            if not isinstance(each, Policy):
+                raise TypeError(f"a Pipeline is made of policies (trioresil.abc.Policy), not {each!r}")
+        self.policies = policies
+        self.name = text("name", name)
+        _refuse_contradictions(list(_flatten(policies)))
+
+    def link(self, inner: Link) -> Link:
+        """Return one link of a chain; see trioresil.abc.Policy."""
+        for policy in reversed(self.policies):
+            inner = policy.link(inner)
+        chain = inner
+
+        async def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            if _instruments.installed:
+                return await self._observed(chain, args, kwargs)
+            return await chain(args, kwargs)
+
+        return link
+
+    async def _observed(self, chain: Link, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        _instruments.announce(self)
+        began_at = current_time()
+        try:
+            result = await chain(args, kwargs)
+        except BaseException as exc:
+            outcome = "cancelled" if not isinstance(exc, Exception) else "rejected" if is_unstarted(exc) else "failure"
+            self._finished(began_at, outcome, exc)
+            raise
+        self._finished(began_at, "success", None)
+        return result
+
+    def _finished(self, began_at: float, outcome: str, error: BaseException | None) -> None:
+        seconds = current_time() - began_at
+        _instruments.emit(CallFinished, policy=self, outcome=outcome, seconds=seconds, error=error)
+
+    async def __aenter__(self) -> None:
+        entered: list[Any] = []
+        guards = self._guards()
+        try:
+            if not guards:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            for guard in guards:
+                await guard.__aenter__()
+                entered.append(guard)
+        except BaseException as exc:
+            await self._undo(entered, exc)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        return await _leave(self._guards(), error)
+
+    async def _undo(self, entered: list[Any], exc: BaseException) -> None:
+        """Leave the guards that were entered; raise what a Timeout among them makes of it."""
+        try:
+            await _leave(entered, exc)
+        except TimedOutError as timed_out:
+            timed_out.started = False  # the block itself was never entered
+            raise
+
+    def _guards(self) -> tuple[Any, ...]:
+        for policy in self.policies:
+            if not hasattr(type(policy), "__aenter__"):
+                raise TypeError(
+                    f"{self.name}: {policy!r} can't guard a block, because it has to call what it guards: "
+                    "put the block's work into an async function and use `await pipeline.call(fn)`"
+                )
+        return self.policies
+
+    def statistics(self) -> PipelineStatistics:
+        """Return the statistics of all parts."""
+        return PipelineStatistics(name=self.name, parts=tuple(policy.statistics() for policy in self.policies))
+
+    def __repr__(self) -> str:
+        return f"<trioresil.Pipeline {self.name!r} of {' > '.join(policy.name for policy in self.policies)}>"
+
+
+async def _leave(guards: Any, error: BaseException | None) -> bool:
+    """Leave guards, innermost first, each with what the one inside of it let out; raise the last of it if it is new."""
+    current = error
+    for guard in reversed(guards):
+        try:
+            kind = type(current) if current is not None else None
+            traceback = current.__traceback__ if current is not None else None
+            if await guard.__aexit__(kind, current, traceback):
+                current = None
+        except BaseException as exc:
+            current = exc
+    if current is error:
+        return False
+    if current is None:
+        return True
+    try:
+        raise current
+    finally:
+        del current
+
+
+def _flatten(policies: tuple[Policy, ...]) -> Iterator[Policy]:
+    for policy in policies:
+        if isinstance(policy, Pipeline):
+            yield from _flatten(policy.policies)
+        else:
+            yield policy
+
+
+def _refuse_contradictions(policies: list[Policy]) -> None:
+    for index, policy in enumerate(policies):
+        inner = policies[index + 1 :]
+        if policy.stateful and any(each is policy for each in inner):
+            raise ValueError(
+                f"{policy!r} occurs twice: each call would go through it twice and count twice; leave one of them out"
+            )
+        if isinstance(policy, (Retry, CircuitBreaker)):
+            _refuse_hidden_errors(policy, inner)
+        if isinstance(policy, Timeout):
+            _refuse_longer_inside(policy, inner)
+        if isinstance(policy, Retry):
+            _refuse_unretried_timeout(policy, inner)
+
+
+def _refuse_hidden_errors(outer: Retry | CircuitBreaker, inner: list[Policy]) -> None:
+    """A Fallback that answers every error with a default leaves the policy around it nothing to see."""
+    seen = classes_of(outer.on)
+    if seen is None or outer.on_result is not None:
+        return
+    for index, policy in enumerate(inner):
+        if not isinstance(policy, Fallback) or not policy.has_default:
+            continue
+        answered = classes_of(policy.on)
+        if answered is None or not all(issubclass(each, answered) for each in seen):
+            continue
+        if any(_raises_by_itself(each, outer) for each in inner[:index]):
+            continue
+        does = "retry" if isinstance(outer, Retry) else "open"
+        raise ValueError(
+            f"{policy!r} answers with its default whatever {outer!r} around it could see, so that one would never {does}: "
+            f"put the Fallback outside of it, or leave the default to an outer Fallback"
+        )
+
+
+def _raises_by_itself(policy: Policy, outer: Retry | CircuitBreaker) -> bool:
+    """Tell whether a policy between the two may raise an error of its own that the outer one looks at."""
+    if isinstance(policy, Timeout):
+        return failure_test(outer.on)(TimedOutError(policy.name, policy.seconds, started=True))
+    return policy.stateful and isinstance(outer, Retry)  # a rejection, which is no verdict for a breaker
+
+
+def _refuse_longer_inside(outer: Timeout, inner: list[Policy]) -> None:
+    for policy in inner:
+        if isinstance(policy, Timeout) and policy.seconds >= outer.seconds:
+            raise ValueError(
+                f"{policy!r} is not shorter than {outer!r} around it and would never fire: "
+                "the outer one bounds the whole, so give the inner one less"
+            )
+
+
+def _refuse_unretried_timeout(retry: Retry, inner: list[Policy]) -> None:
+    """A time-out of an attempt that the Retry around it doesn't know is hardly ever meant."""
+    if classes_of(retry.on) is None:
+        return
+    example = TimedOutError("timeout", started=True)
+    for policy in inner:
+        if isinstance(policy, (Retry, Fallback)) and failure_test(policy.on)(example):
+            return  # it is handled before it gets here
+        if isinstance(policy, Timeout) and not failure_test(retry.on)(example):
+            raise ValueError(
+                f"the {policy.seconds:g} s time-out would never be retried by {retry!r}: "
+                "add trioresil.TimedOutError to on, or give a predicate if that is meant"
+            )
