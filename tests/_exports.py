@@ -39,8 +39,8 @@ def _is_allowed(node: ast.stmt) -> bool:
         return [ast.unparse(target) for target in node.targets] == ["__version__"]
     if not isinstance(node, ast.ImportFrom) or node.level != 1:
         return False
-    if node.module is None:  # `from . import _checks as _checks`, for the last call
-        return [alias.name for alias in node.names] == ["_checks"]
+    if node.module is None:  # `from . import _checks`, for the last call, and `from . import abc as abc`
+        return [alias.name for alias in node.names] in (["_checks"], ["abc"])
     return all(alias.asname == alias.name and not alias.name.startswith("_") for alias in node.names)
 
 
