@@ -152,7 +152,7 @@ class Exponential:
 
     def _independent(self, rng: Chance) -> Iterator[float]:
         bound = _bound(self.max)
-        for k in count():
+        for k in count():  # pragma: no branch  # it never ends
             longest = self._plain(k)
             if self.jitter == "none":
                 yield longest
@@ -168,15 +168,15 @@ class Exponential:
         bound = _bound(self.max)
         delay = self.initial
         while True:
-            # The inner bound keeps 0 * infinity away.
-            spread = min(LARGEST, 3.0 * delay) - self.initial
-            delay = min(bound, self.initial + rng.random() * spread)
+            draw = rng.random()
+            # The law's formula, written so that no 0 * infinity can arise from 3 times the largest delay.
+            delay = min(bound, (1.0 - draw) * self.initial + 3.0 * (draw * delay))
             yield delay
 
     def _smooth(self, rng: Chance) -> Iterator[float]:
         bound = _bound(self.max)
         previous = 0.0
-        for k in count():
+        for k in count():  # pragma: no branch  # it never ends
             current = _curve(k + rng.random())
             yield _step(self.initial, previous, current, bound)
             previous = current

@@ -58,9 +58,8 @@ class Bucket:
 
     def adjust(self, tokens: float, now: float, queued: bool = False) -> None:
         """Charge so many tokens more, even below 0; or, if negative, give them back, up to capacity."""
-        full = self._settled(now) - self._fill_time
-        start = self.zero if queued else max(self.zero, full)
-        self.zero = max(start + tokens / self.rate, full)
+        full = self._full_since(self._settled(now), queued)
+        self.zero = max(max(self.zero, full) + tokens / self.rate, full)
 
     def pause(self, seconds: float, now: float) -> None:
         """Grant nothing for so many seconds, and then n tokens after n/rate more. Never shortens an earlier pause."""
@@ -103,8 +102,12 @@ class Bucket:
     def _settled(self, now: float) -> float:
         return max(now, self.held_until)
 
+    def _full_since(self, now: float, queued: bool) -> float:
+        """Return the instant such that a bucket whose level was 0 then, or before, is full now."""
+        return now - self._fill_time - CREDIT if queued else now - self._fill_time
+
     def _line(self, tokens: float, now: float, queued: bool) -> float:
-        full = now - self._fill_time - CREDIT if queued else now - self._fill_time
+        full = self._full_since(now, queued)
         if self.zero > full:
             return self.zero + tokens / self.rate
         line = full + tokens / self.rate
