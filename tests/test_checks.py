@@ -180,10 +180,15 @@ def test_public_classes_and_functions_say_where_they_are_imported_from() -> None
     method, foreign = _function("trioresil._policies.retry"), _function("attr._make")
     retry = _made("Retry", "trioresil._policies.retry", call=method, helper=foreign, number=5)
     fetch = _function("trioresil._edge")
-    _checks.fix_module_names("trioresil.sub", {"Retry": retry, "fetch": fetch})
-    assert (retry.__module__, fetch.__module__) == ("trioresil.sub", "trioresil.sub")
-    assert method.__module__ == "trioresil.sub"
+    _checks.fix_module_names("trioresil", {"Retry": retry, "fetch": fetch})
+    assert (retry.__module__, fetch.__module__, method.__module__) == ("trioresil", "trioresil", "trioresil")
     assert foreign.__module__ == "attr._make"
+
+
+def test_a_public_module_below_the_package_names_only_what_is_its_own() -> None:
+    own, borrowed = _made("Recorder", "trioresil.testing._recorder"), _made("RejectedError", "trioresil._errors")
+    _checks.fix_module_names("trioresil.testing", {"Recorder": own, "RejectedError": borrowed})
+    assert (own.__module__, borrowed.__module__) == ("trioresil.testing", "trioresil._errors")
 
 
 def test_what_is_private_foreign_public_already_or_no_class_keeps_its_module() -> None:
@@ -202,6 +207,14 @@ def test_what_is_private_foreign_public_already_or_no_class_keeps_its_module() -
         "trioresilient._core",
         "trioresil._checks",
     ]
+
+
+def test_values_without_a_module_and_attributes_of_functions_are_left_alone() -> None:
+    outer, inner = _function("trioresil._links"), _function("trioresil._links")
+    vars(outer)["inner"] = inner
+    _checks.fix_module_names("trioresil", {"LIMIT": 5, "outer": outer})
+    assert outer.__module__ == "trioresil"
+    assert inner.__module__ == "trioresil._links"
 
 
 def test_a_class_that_inherits_its_methods_leaves_the_parents_alone() -> None:

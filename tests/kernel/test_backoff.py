@@ -85,6 +85,7 @@ def test_decorrelated_goes_from_initial_to_three_times_the_delay_before() -> Non
     assert first(4, backoff, 0.0) == [1, 1, 1, 1]
     assert first(4, backoff, 0.5) == [2, 3.5, 5.75, 9.125]
     assert first(4, backoff, 0.999)[3] == 20
+    assert first(3, exponential(4, max=99, jitter="decorrelated"), 0.0, 0.5, 0.25) == [4, 8, 9]
 
 
 def test_decorrelated_grows_from_the_bounded_delay() -> None:
@@ -307,6 +308,7 @@ def test_a_factor_that_would_be_ignored_is_refused(jitter: Any) -> None:
         (linear(1, 0.5), "linear(1, 0.5, max=inf)"),
         (exponential(), "exponential(initial=0.1, factor=2, max=10, jitter='full')"),
         (exponential(1, jitter=0.1), "exponential(initial=1, factor=2, max=10, jitter=0.1)"),
+        (exponential(1, jitter=1), "exponential(initial=1, factor=2, max=10, jitter=1)"),
         (exponential(jitter="smooth"), "exponential(initial=0.1, max=10, jitter='smooth')"),
         (exponential(jitter="decorrelated"), "exponential(initial=0.1, max=10, jitter='decorrelated')"),
         (constant(1234567.5), "constant(1234567.5)"),

@@ -234,6 +234,13 @@ def test_a_full_bucket_gives_its_capacity_at_once_in_spite_of_rounding(rate: flo
     assert 0 <= bucket.level(now) < 1e-9
 
 
+def test_a_bucket_that_has_just_become_full_gives_its_capacity_at_once_too() -> None:
+    now, bucket = 7.7, Bucket(0.3, 1.0)
+    bucket.zero = now - 1 / 0.3
+    assert bucket.zero + 1 / 0.3 > now
+    assert bucket.ready_at(1.0, now, False) == now
+
+
 @prove
 @given(
     rate=st.floats(1e-3, 1e6),
@@ -385,6 +392,24 @@ def test_a_finite_rate_after_an_infinite_one_starts_full() -> None:
     assert bucket.ready_at(4.0, 10.0, False) <= 10.0
     bucket.set_rate(2.0, 10.0)
     assert bucket.level(10.0) == 4.0
+
+
+def test_an_endless_pause_holds_everything_and_is_a_number() -> None:
+    bucket = Bucket(2.0, 4.0)
+    bucket.pause(math.inf, 10.0)
+    bucket.adjust(-3.0, 10.0)
+    assert bucket.level(10.0) == 0.0
+    assert bucket.paused_for(10.0) == math.inf
+    assert bucket.ready_at(1.0, 10.0, False) == math.inf
+
+
+def test_an_infinite_rate_pays_even_a_debt_that_is_beyond_a_float() -> None:
+    bucket = Bucket(1e-10, 1.0)
+    bucket.adjust(1e300, 10.0)
+    assert bucket.zero == math.inf
+    bucket.set_rate(math.inf, 10.0)
+    assert bucket.zero == 10.0
+    assert bucket.ready_at(1.0, 10.0, False) <= 10.0
 
 
 wild = st.one_of(st.floats(5e-324, math.inf), st.sampled_from([1e-300, 1.0, 1e300, math.inf]))

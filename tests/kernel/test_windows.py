@@ -150,6 +150,16 @@ def test_all_slices_that_passed_while_idle_are_emptied() -> None:
     assert (window.calls, window.failed) == (2, 1)
 
 
+def test_after_all_calls_are_forgotten_the_next_one_begins_a_slice_of_its_own() -> None:
+    window = TimeWindow(10.0)
+    window.record(0.0, True)
+    window.record(10.5, True)
+    window.advance(20.4)
+    assert window.calls == 1
+    window.advance(20.5)
+    assert window.calls == 0
+
+
 def test_the_ring_goes_round_more_than_once() -> None:
     window = TimeWindow(4.0, 4)
     for second in range(50):

@@ -76,13 +76,12 @@ class TimeWindow:
     def __init__(self, window: float, slices: int = 10) -> None:
         self._slices = whole("slices", slices)
         self._width = check_seconds("window", window, zero=False, finite=True) / self._slices
-        self._calls = [0] * self._slices
-        self._failed = [0] * self._slices
         self.clear()
 
     def clear(self) -> None:
         """Forget every call; the next one begins a new first slice."""
-        self._calls[:] = self._failed[:] = [0] * self._slices
+        self._calls = [0] * self._slices
+        self._failed = [0] * self._slices
         self._place = 0
         self._ends = -math.inf
         self.calls = self.failed = 0
