@@ -42,8 +42,9 @@ class BulkheadStatistics:
 class _Permit:
     """A borrower of the limiter: each call its own, as a CapacityLimiter refuses the same borrower twice."""
 
-    __slots__ = ("task",)
+    __slots__ = ("bulkhead", "task")
 
+    bulkhead: Bulkhead
     task: trio.lowlevel.Task
 
 
@@ -95,11 +96,11 @@ class Bulkhead(Policy):
         self._limiter = limit if isinstance(limit, CapacityLimiter) else CapacityLimiter(_check_limit(limit))
         self._max_waiting = count("max_waiting", max_waiting, least=0, infinite=True)
         self._max_wait = seconds("max_wait", max_wait)
-        self._inside = 0
         self._waiting = 0
         self._rejected = 0
         self._closed = False
         self._drained = ParkingLot()
+        self._draining = False  # whether somebody waits there, or has: cheaper to ask
         self._block_permits: dict[trio.lowlevel.Task, list[_Permit]] = {}
 
     @property
@@ -126,8 +127,7 @@ class Bulkhead(Policy):
         await check_cancelled()
         if _instruments.installed:
             _instruments.announce(self)
-        permit = _Permit()
-        permit.task = current_task()
+        permit = self._new_permit()
         if self._closed:
             await self._reject("admission is closed")
         try:
@@ -147,8 +147,7 @@ class Bulkhead(Policy):
         """
         if self._closed:
             raise trio.WouldBlock
-        permit = _Permit()
-        permit.task = current_task()
+        permit = self._new_permit()
         self._limiter.acquire_on_behalf_of_nowait(permit)
         self._keep(permit)
 
@@ -174,12 +173,13 @@ class Bulkhead(Policy):
 
     def link(self, inner: Link) -> Link:
         """Return one link of a chain; see trioresil.abc.Policy."""
-        acquire_nowait = self._limiter.acquire_on_behalf_of_nowait
+        acquire_nowait, release = self._limiter.acquire_on_behalf_of_nowait, self._limiter.release_on_behalf_of
 
         async def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             if _instruments.installed:
                 _instruments.announce(self)
             permit = _Permit()
+            permit.bulkhead = self
             permit.task = current_task()
             if self._closed:
                 await self._reject("admission is closed")
@@ -187,11 +187,12 @@ class Bulkhead(Policy):
                 acquire_nowait(permit)
             except trio.WouldBlock:
                 await self._wait(permit)
-            self._inside += 1
             try:
                 return await inner(args, kwargs)
-            finally:
-                self._give_back(permit)
+            finally:  # as in _give_back, whose call would cost as much as what it does
+                release(permit)
+                if self._draining:
+                    self._wake_if_drained()
 
         return link
 
@@ -214,9 +215,10 @@ class Bulkhead(Policy):
 
         Cancellation: a full checkpoint; nothing changes.
         """
-        if not self._inside and not self._waiting:
+        if not self._inside() and not self._waiting:
             await checkpoint()
-        while self._inside or self._waiting:
+        while self._inside() or self._waiting:
+            self._draining = True
             await self._drained.park()
 
     def statistics(self) -> BulkheadStatistics:
@@ -224,7 +226,7 @@ class Bulkhead(Policy):
         return BulkheadStatistics(
             name=self.name,
             limit=self._limiter.total_tokens,
-            inside=self._inside,
+            inside=self._inside(),
             borrowed=self._limiter.borrowed_tokens,
             waiting=self._waiting,
             rejected=self._rejected,
@@ -273,18 +275,28 @@ class Bulkhead(Policy):
         error.reason = reason
         await _instruments.reject(self, error)
 
+    def _inside(self) -> int:
+        """Count the calls and blocks inside. Nothing is counted as they come and go: their permits are in the limiter."""
+        borrowers = self._limiter.statistics().borrowers
+        return sum(isinstance(each, _Permit) and each.bulkhead is self for each in borrowers)
+
+    def _new_permit(self) -> _Permit:
+        permit = _Permit()
+        permit.bulkhead = self
+        permit.task = current_task()
+        return permit
+
     def _keep(self, permit: _Permit) -> None:
-        self._inside += 1
         self._block_permits.setdefault(permit.task, []).append(permit)
 
     def _give_back(self, permit: _Permit) -> None:
-        self._inside -= 1
         self._limiter.release_on_behalf_of(permit)
-        if self._drained:
+        if self._draining:
             self._wake_if_drained()
 
     def _wake_if_drained(self) -> None:
-        if not self._inside and not self._waiting:
+        if not self._inside() and not self._waiting:
+            self._draining = False
             self._drained.unpark_all()
 
 

@@ -155,7 +155,8 @@ class CircuitBreaker(Policy):
 
     def link(self, inner: Link) -> Link:
         """Return one link of a chain; see trioresil.abc.Policy."""
-        circuit, timed, on_result, read_clock = self._circuit, self._timed, self.on_result, self._clock.read
+        circuit, timed, on_result = self._circuit, self._timed, self.on_result
+        record, read_clock = circuit.counter.record, self._clock.read
 
         async def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             if _instruments.installed:
@@ -170,11 +171,16 @@ class CircuitBreaker(Policy):
             except BaseException as exc:
                 self._inside -= 1
                 if generation == circuit.generation and not is_no_verdict(exc):
-                    self._count(began_at, self._is_failure(exc), exc)
+                    now = read_clock() if timed else 0.0
+                    if record(now, self._is_failure(exc), now - began_at):
+                        self._trip(exc)
                 raise
             self._inside -= 1
-            if generation == circuit.generation:
-                self._count(began_at, on_result is not None and bool(on_result(result)), None)
+            failed = on_result is not None and bool(on_result(result))
+            if generation == circuit.generation:  # else the circuit has moved on, and this verdict is of the past
+                now = read_clock() if timed else 0.0
+                if record(now, failed, now - began_at):
+                    self._trip(None)
             return result
 
         return link
@@ -366,13 +372,10 @@ class CircuitBreaker(Policy):
         if slot_came_back:
             self._changes.unpark_all()
 
-    def _count(self, began_at: float, failed: bool, error: BaseException | None) -> None:
-        """Feed a verdict of a call that was let in while CLOSED, and still is of the present generation."""
-        now = self._clock.read() if self._timed else 0.0
-        if self._circuit.counter.record(now, failed, now - began_at):
-            self._cause = error
-            self._circuit.trip(self._clock.read())
-            self._cause = None
+    def _trip(self, error: BaseException | None) -> None:
+        self._cause = error
+        self._circuit.trip(self._clock.read())
+        self._cause = None
 
     def _open_time(self, level: int) -> float:
         if isinstance(self._open_for, float):

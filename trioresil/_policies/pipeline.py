@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -81,10 +81,10 @@ class Pipeline(Policy):
             inner = policy.link(inner)
         chain = inner
 
-        async def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Awaitable[Any]:  # no coroutine of its own
             if _instruments.installed:
-                return await self._observed(chain, args, kwargs)
-            return await chain(args, kwargs)
+                return self._observed(chain, args, kwargs)
+            return chain(args, kwargs)
 
         return link
 
