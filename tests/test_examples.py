@@ -17,7 +17,7 @@ import trio
 from trio.testing import MockClock
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("[!_]*.py"))  # _server.py is what they share
 AS_VIRTUAL_SCRIPT = """
 import runpy, sys
 from tests._docs import virtual_time
@@ -57,7 +57,8 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs(name: str) -> None:
+def test_an_example_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))  # where a script finds its helper
     path = ROOT / "examples" / name
     main = load(path).main
     if clock_of(path.read_text(encoding="utf-8")) == "virtual":
