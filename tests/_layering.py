@@ -21,6 +21,7 @@ MODULE_RANKS = {
     "": 10,  # the package's own __init__
     "_errors": 0,
     "_checks": 0,
+    "_immutable": 0,
     "_events": 2,
     "_links": 2,
     "_clock": 2,

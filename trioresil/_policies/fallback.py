@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Generic, Never, ParamSpec, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, Generic, Never, NoReturn, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 
 import attrs
 
@@ -12,6 +12,7 @@ from .._checks import MISSING, function, text
 from .._errors import is_unstarted
 from .._events import FellBack
 from .._failures import On, check_on, failure_test
+from .._immutable import Immutable
 from .._links import Link, make_link, passage, refuse_generators
 from ..abc import Policy
 
@@ -21,6 +22,7 @@ D = TypeVar("D")
 Ts = TypeVarTuple("Ts")
 
 Alternative = Callable[..., Awaitable[Any]]
+Outcome: TypeAlias = tuple[str, Exception | None, Any]  # of whom; what it raised; else what it returned
 
 
 @attrs.frozen(kw_only=True)
@@ -35,7 +37,7 @@ class FallbackStatistics:
     """Whether a default value stands at the end."""
 
 
-class Fallback(Policy, Generic[D]):
+class Fallback(Immutable, Policy, Generic[D]):
     """Answers a failure with an alternative: another server, a cache, a default value.
 
     The alternatives are called in order, with the arguments of the call, until one gives something acceptable. A cancellation
@@ -102,6 +104,7 @@ class Fallback(Policy, Generic[D]):
         self.name = text("name", name)
         self._is_failure = failure_test(self.on)
         self._links = tuple((_name(each), make_link(each)) for each in alternatives)
+        self._built = True
 
     @property
     def has_default(self) -> bool:
@@ -151,53 +154,51 @@ class Fallback(Policy, Generic[D]):
     async def _fall_back(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception | None, result: Any
     ) -> Any:
-        outcomes: list[tuple[str, Exception | None, Any]] = [("the call itself", error, result)]
+        outcomes: list[Outcome] = [("the call itself", error, result)]
+        unmatched = False
         try:
             for name, link in self._links:
-                _, error, result = outcomes[-1]
                 _instruments.emit(FellBack, policy=self, alternative=name, error=error, result=result)
                 try:
                     result = await link(args, kwargs)
                 except Exception as exc:
-                    outcomes.append((name, exc, None))
-                    if not self._is_failure(exc):
-                        return self._conclude(outcomes, unmatched=not is_unstarted(exc))
+                    error, result = exc, None
+                    unmatched = not self._is_failure(exc)
                 except BaseException as exc:
                     self._note_cancelled(exc, name, outcomes)
                     raise
                 else:
                     if self.on_result is None or not self.on_result(result):
                         return result
-                    outcomes.append((name, None, result))
-            if not self.has_default:
-                return self._conclude(outcomes)
-            _, error, result = outcomes[-1]
-            _instruments.emit(FellBack, policy=self, alternative="default", error=error, result=result)
-            return self.default
-        finally:
+                    error = None
+                outcomes.append((name, error, result))
+                if unmatched:
+                    break
+            else:
+                if self.has_default:
+                    _instruments.emit(FellBack, policy=self, alternative="default", error=error, result=result)
+                    return self.default
+            error, result = self._choose(outcomes, unmatched)
+            return result if error is None else _raise(error)
+        finally:  # the tracebacks of all these errors hold this frame
             outcomes.clear()
             del error
 
-    def _conclude(self, outcomes: list[tuple[str, Exception | None, Any]], *, unmatched: bool = False) -> Any:
-        """End with the last error, if it is unmatched, else with the first outcome that started, else with the first."""
-        if unmatched:
-            chosen = outcomes[-1]
-        else:
-            started = (each for each in outcomes if each[1] is None or not is_unstarted(each[1]))
-            chosen = next(started, outcomes[0])
-        _, error, result = chosen
-        if error is None:
-            return result
+    def _choose(self, outcomes: list[Outcome], unmatched: bool) -> tuple[Exception | None, Any]:
+        """Return the outcome to end with, and note the others on it.
+
+        It is the first that started, where an unmatched error at the end goes before the others; if none did, the first.
+        """
+        candidates = [outcomes[-1], *outcomes] if unmatched else outcomes
+        started = [each for each in candidates if each[1] is None or not is_unstarted(each[1])]
+        _, error, result = (started or candidates)[0]
         for name, other, other_result in outcomes:
-            if other is not error:
+            if error is not None and other is not error:
                 outcome = f"returned {other_result!r}, which is no answer" if other is None else f"raised {other!r}"
                 error.add_note(f"trioresil: fallback {self.name!r}: {name} {outcome}")
-        try:
-            raise error
-        finally:
-            del error, chosen
+        return error, result
 
-    def _note_cancelled(self, exc: BaseException, name: str, outcomes: list[tuple[str, Exception | None, Any]]) -> None:
+    def _note_cancelled(self, exc: BaseException, name: str, outcomes: list[Outcome]) -> None:
         if any(error is None or not is_unstarted(error) for _, error, _ in outcomes):
             passage(exc).started = True
         last = next((error for _, error, _ in reversed(outcomes) if error is not None), None)
@@ -212,6 +213,15 @@ class Fallback(Policy, Generic[D]):
     def __repr__(self) -> str:
         parts = [name for name, _ in self._links] + (["default"] if self.has_default else [])
         return f"<trioresil.Fallback {self.name!r} to {', '.join(parts)}>"
+
+
+def _raise(error: Exception) -> NoReturn:
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        error.__context__ = context  # `raise` puts there what the caller is just handling
+        del error, context
 
 
 def _name(fn: object) -> str:

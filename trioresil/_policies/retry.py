@@ -22,6 +22,7 @@ from .._checks import MISSING, chance, count, function, number, seconds, text
 from .._errors import RejectedError, is_unstarted
 from .._events import RetryGaveUp, RetryScheduled
 from .._failures import On, check_on, failure_test
+from .._immutable import Immutable
 from .._kernel.backoff import Backoff, as_backoff, endless, exponential
 from .._links import Link, check_cancelled, passage
 from .._retry_budget import RetryBudget
@@ -45,7 +46,7 @@ class RetryStatistics:
     """Attempts in all, the first included."""
 
 
-class Retry(Policy):
+class Retry(Immutable, Policy):
     """Calls again after a failure that may pass, with a growing, jittered wait between attempts.
 
     It never retries a cancellation, whatever `on` says. It never waits for what can't come in time: if the wait would pass the
@@ -126,6 +127,7 @@ class Retry(Policy):
             "rng": rng,
             "name": name,
         }
+        self._built = True
 
     def replace(self, **changes: Any) -> Retry:
         """Return a copy with other arguments: `retry.replace(max_attempts=2)`."""
@@ -297,10 +299,12 @@ class _Course:
         self.report()
         if error is None:
             return result
+        context = error.__context__
         try:
             raise error
         finally:
-            del error
+            error.__context__ = context  # `raise` puts there what the caller is just handling
+            del error, context
 
     def report(self) -> None:
         """Tell how it ended: a note on the error that comes out, and an event. Not for a first error that doesn't match."""
@@ -385,13 +389,16 @@ class _Attempts:
             raise StopAsyncIteration
         wake_at = course.next_instant() if attempt._retryable else None
         if wake_at is None:
-            self._course = None
             try:
                 course.conclude()
             finally:
-                course.forget()
+                self._end()
             raise StopAsyncIteration
-        await course.wait_until(wake_at)
+        try:
+            await course.wait_until(wake_at)
+        except BaseException:
+            self._end()
+            raise
         self._attempt = Attempt(self, course.attempts + 1, course.previous)
         return self._attempt
 
@@ -407,17 +414,23 @@ class _Attempts:
         if attempt._retryable or error is None or course.comes_out()[0] is not error:
             return True  # the iterator decides, and raises what has to come out
         course.report()
-        course.forget()
-        self._course = None
+        self._end()
         return False
 
     def _cancelled(self, exc: BaseException) -> None:
-        course, self._course = self._course, None
-        if course is not None:
-            course.note_cancelled(exc, "was in flight")
-            course.forget()
+        if self._course is not None:
+            self._course.note_cancelled(exc, "was in flight")
+            self._end()
         else:
             _note_cancelled(self._retry, exc, 1, None)
+
+    def _end(self) -> None:
+        """Let go of the errors: their tracebacks hold the frame that holds the loop and its attempt."""
+        course, self._course = self._course, None
+        if course is not None:
+            course.forget()
+        if self._attempt is not None:
+            self._attempt.previous = None
 
 
 _NEW: Final = "new"
@@ -430,7 +443,7 @@ class Attempt:
 
     Attributes:
       number (int, from 1): which attempt this is.
-      previous (Exception or None): what the last attempt that raised had raised.
+      previous (Exception or None): what the last attempt that raised had raised. Let go of when the loop is over.
       result: set it to a value that `on_result` is to judge.
     """
 
@@ -461,7 +474,8 @@ class Attempt:
             on_result = loop._retry.on_result
             if self.result is not MISSING and on_result is not None and on_result(self.result):
                 return loop._failed(self, None, self.result)
-            loop._course = None
+            if loop._course is not None:
+                loop._end()
             return False
         if isinstance(error, Exception):
             return loop._failed(self, error, None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import trio
@@ -15,8 +16,11 @@ from .._checks import seconds as check_seconds
 from .._checks import text
 from .._errors import TimedOutError
 from .._events import TimedOut
+from .._immutable import Immutable
 from .._links import Link, check_cancelled, passage
 from ..abc import Policy
+
+KEPT_NOTES: Final = 10
 
 
 @attrs.frozen(kw_only=True)
@@ -29,7 +33,7 @@ class TimeoutStatistics:
     """The time that it allows, in seconds."""
 
 
-class Timeout(Policy):
+class Timeout(Immutable, Policy):
     """Bounds how long a call or a block may take.
 
     If the time is up, what runs inside is cancelled and TimedOutError is raised, but only if *this* deadline was what ended
@@ -56,7 +60,7 @@ class Timeout(Policy):
 
     Raises:
       TimedOutError: the time was up. Its `started` is False if the guarded function was still waiting to be let in, True if
-        it was running, None for a block.
+        it was running, None if nobody can tell, as of a block in which no call is known to have started.
 
     Source: Trio's cancel scopes.
     """
@@ -67,6 +71,7 @@ class Timeout(Policy):
         self._seconds = check_seconds("seconds", seconds, zero=False)
         self.name = text("name", name)
         self._open: dict[trio.lowlevel.Task, list[CancelScope]] = {}
+        self._built = True
 
     @property
     def seconds(self) -> float:
@@ -88,11 +93,10 @@ class Timeout(Policy):
                 try:
                     return await inner(args, kwargs)
                 except BaseException as exc:
-                    passed = passage(exc) if not isinstance(exc, Exception) else None
+                    passed = _passed(exc)
                     raise
             # only if the scope's own deadline ended it, and nothing else came out
-            assert passed is not None
-            raise self._timed_out(passed.started, passed.notes)
+            raise self._timed_out(*passed)
 
         return link
 
@@ -116,15 +120,19 @@ class Timeout(Policy):
         scope = scopes.pop()
         if not scopes:
             del self._open[task]
-        passed = passage(error) if error is not None and not isinstance(error, Exception) else None
-        swallowed = scope.__exit__(kind, error, traceback)
-        if not swallowed:
+        if not scope.__exit__(kind, error, traceback):
             return False
-        assert passed is not None
+        assert error is not None
+        started, notes = _passed(error)
         # A block's body is user code: that a queue inside of it never let a call in is not the whole truth about the block.
-        raise self._timed_out(passed.started or None, passed.notes) from None
+        timed_out = self._timed_out(started or None, notes)
+        try:
+            raise timed_out
+        finally:
+            timed_out.__context__ = None  # `raise` puts the cancellation there, with all its frames
+            del timed_out
 
-    def _timed_out(self, started: bool | None, notes: list[str]) -> TimedOutError:
+    def _timed_out(self, started: bool | None, notes: Iterable[str]) -> TimedOutError:
         error = TimedOutError(self.name, self._seconds, started=started)
         for note in notes:
             error.add_note(note)
@@ -137,3 +145,22 @@ class Timeout(Policy):
 
     def __repr__(self) -> str:
         return f"<trioresil.Timeout {self.name!r} {self._seconds:g} s>"
+
+
+def _passed(exc: BaseException) -> tuple[bool | None, list[str]]:
+    """Return what the links that a cancellation passed knew: whether a call had started, and notes, innermost first.
+
+    Of a group of cancellations, as a nursery makes it, what was known inside of the nursery comes first.
+    """
+    if isinstance(exc, Exception):
+        return None, []  # no cancellation
+    own = passage(exc)
+    if not isinstance(exc, BaseExceptionGroup):
+        return own.started, own.notes
+    inside = [_passed(each) for each in exc.exceptions]
+    started = own.started
+    if started is None:
+        known = {each for each, _ in inside}
+        started = True if True in known else False if known == {False} else None
+    unique = dict.fromkeys(note for _, notes in inside for note in notes)  # a hundred tasks may say the same
+    return started, [*list(unique)[:KEPT_NOTES], *own.notes]

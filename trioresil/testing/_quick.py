@@ -10,7 +10,7 @@ from .._checks import count
 from .._policies.retry import quickened
 
 
-class quick:  # noqa: N801  (a verb, used as a with-statement)
+class quick:
     """Within this block, and in tasks started in it, retries don't sleep; or don't retry.
 
     Everything else stays as it is: budgets, hints beyond `max_hint`, deadlines, events. The delay of each retry is 0, which
