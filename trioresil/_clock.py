@@ -13,6 +13,8 @@ from collections.abc import Callable
 import trio
 from trio.lowlevel import current_clock
 
+from ._errors import outside_trio
+
 
 class RunClock:
     """Reads Trio's clock for one object with state.
@@ -34,7 +36,10 @@ class RunClock:
 
     def read(self) -> float:
         """Return the current time, after the owner's instants were moved onto this run's clock."""
-        clock = current_clock()
+        try:
+            clock = current_clock()
+        except RuntimeError as exc:
+            raise outside_trio(exc) from None
         now = clock.current_time()
         if clock is not self._clock:
             self._meet(clock, now)

@@ -10,6 +10,8 @@ everything but the name is set after `Exception.__init__`, so that errors pickle
 
 from __future__ import annotations
 
+import sys
+
 import trio
 
 
@@ -19,7 +21,7 @@ class TrioresilError(Exception):
     policy: str
     """Name of the policy that raised it."""
 
-    started: bool | None
+    started: bool | None = None
     """False: the operation was not started. True: it was. None: nobody can tell."""
 
 
@@ -31,6 +33,9 @@ class RejectedError(TrioresilError):
       retry_after (float, seconds, or None): when a new try could succeed, from now; None if nobody can tell.
       started (bool): False, unless the rejection came out of a function that had itself started.
     """
+
+    started: bool
+    retry_after: float | None
 
     def __init__(self, policy: str, retry_after: float | None = None, *, started: bool = False) -> None:
         Exception.__init__(self, policy)
@@ -99,6 +104,8 @@ class TimedOutError(TrioresilError, trio.TooSlowError):
         was entered (its outcome is unknown), None if nobody can tell (a block).
     """
 
+    seconds: float
+
     def __init__(self, policy: str, seconds: float = 0.0, *, started: bool | None = None) -> None:
         Exception.__init__(self, policy)
         self.policy = policy
@@ -139,8 +146,18 @@ def is_no_verdict(error: BaseException) -> bool:
     return not isinstance(error, Exception) or is_unstarted(error) or isinstance(error, UsageError)
 
 
+def outside_trio(exc: RuntimeError) -> RuntimeError:
+    """Return the error to raise when Trio said that it isn't running."""
+    if "must be called from async context" not in str(exc):
+        return exc
+    asyncio = sys.modules.get("asyncio")
+    running = asyncio is not None and asyncio._get_running_loop() is not None
+    under = "under asyncio" if running else "outside of a Trio program"
+    return RuntimeError(f"trioresil runs on Trio: start the program with trio.run(...); this ran {under}")
+
+
 def _seconds(value: float) -> str:
-    return f"{value:.4g} s"
+    return f"{value:.4g} s" if value < 1000 else f"{value:.0f} s"  # no exponent: it is read by people
 
 
 def _hint(retry_after: float | None) -> str:

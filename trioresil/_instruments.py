@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from contextvars import ContextVar, Token
+import time
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, NoReturn
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import trio
 from trio.lowlevel import RunVar, checkpoint
 
 from . import _events
-from ._errors import RejectedError
+from ._errors import RejectedError, outside_trio
 from ._events import Event
 from ._links import mark_unstarted
 from .abc import Instrument
@@ -34,12 +35,17 @@ _logger = logging.getLogger("trioresil")
 class _Listener:
     """One installation of an instrument: what it was told of, and whether it still works."""
 
-    __slots__ = ("active", "instrument", "seen")
+    __slots__ = ("_seen", "active", "instrument")
 
     def __init__(self, instrument: Instrument) -> None:
         self.instrument = instrument
         self.active = True
-        self.seen: WeakSet[Any] = WeakSet()
+        self._seen: WeakValueDictionary[int, Any] = WeakValueDictionary()  # by identity: a policy may define equality
+
+    def announce(self, policy: Any) -> None:
+        if self._seen.get(id(policy)) is not policy:
+            self._seen[id(policy)] = policy
+            self.record(_events.PolicySeen(policy=policy))
 
     def record(self, event: Event) -> None:
         if not self.active:
@@ -73,23 +79,23 @@ class instrument:
 
     def __init__(self, *instruments: Instrument) -> None:
         self._instruments = tuple(_check(each) for each in instruments)
-        self._listeners: tuple[_Listener, ...] = ()
-        self._token: Token[tuple[_Listener, ...]] | None = None
+        self._listeners: tuple[_Listener, ...] | None = None
 
     def __enter__(self) -> None:
-        if self._token is not None:
+        if self._listeners is not None:
             raise RuntimeError("this instrument(...) block is already open: make a new one for each with-statement")
         self._listeners = tuple(_Listener(each) for each in self._instruments)
-        self._token = _in_context.set(_in_context.get() + self._listeners)
+        _in_context.set(_in_context.get() + self._listeners)
         _count(len(self._listeners))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._token is not None
-        _in_context.reset(self._token)
-        self._token = None
-        _remove(self._listeners)
+        listeners, self._listeners = self._listeners, None
+        assert listeners is not None
+        _remove(listeners)
+        # Not by a token: a generator's block may be left in another context, or before one that was opened in it.
+        _in_context.set(tuple(each for each in _in_context.get() if each not in listeners))
 
 
 def instrument_run(*instruments: Instrument) -> None:
@@ -104,7 +110,11 @@ def instrument_run(*instruments: Instrument) -> None:
       RuntimeError: outside of a trio.run.
     """
     listeners = tuple(_Listener(_check(each)) for each in instruments)
-    _in_run.set(_in_run.get() + listeners)
+    try:
+        present = _in_run.get()
+    except RuntimeError as exc:
+        raise outside_trio(exc) from None
+    _in_run.set(present + listeners)
     _count(len(listeners))
     trio.lowlevel.add_instrument(_UntilEnd(listeners))
 
@@ -153,9 +163,7 @@ def listeners() -> list[_Listener]:
 def announce(policy: Any) -> None:
     """Tell each listener of a policy that it has not seen before. Call it where a policy is used, if `installed`."""
     for listener in listeners():
-        if policy not in listener.seen:
-            listener.seen.add(policy)
-            listener.record(_events.PolicySeen(policy=policy))
+        listener.announce(policy)
 
 
 def emit(kind: type[Event], /, **fields: Any) -> None:
@@ -181,28 +189,49 @@ async def reject(policy: Any, error: RejectedError) -> NoReturn:
 
 
 _WARNINGS: Final[dict[type[Event], str]] = {
-    _events.RetryScheduled: "attempt {attempt} failed, the next in {delay:.3g} s: {error!r}",
-    _events.RetryGaveUp: "gave up after {attempts} attempts and {waited:.3g} s of waiting ({reason}): {error!r}",
-    _events.CircuitOpened: "the circuit opened for {open_for:.3g} s: {error!r}",
+    _events.RetryScheduled: "attempt {attempt} failed, the next in {delay:.3g} s: {cause}",
+    _events.RetryGaveUp: "gave up after {attempts} attempts and {waited:.3g} s of waiting ({reason}): {cause}",
+    _events.CircuitOpened: "the circuit opened for {open_for:.3g} s: {cause}",
     _events.CircuitClosed: "the circuit closed",
 }
-_recent: dict[str, tuple[int, int]] = {}
+_recent_in_run: RunVar[dict[str, tuple[int, int]]] = RunVar("trioresil_recent_warnings")
+_recent_outside: dict[str, tuple[int, int]] = {}
 
 
 def _warn(kind: type[Event], fields: dict[str, Any]) -> None:
-    if not _logger.isEnabledFor(logging.WARNING):
-        return
     name = fields["policy"].name
-    second = int(trio.current_time())
-    since, warned = _recent.get(name, (second, 0))
+    if _logger.isEnabledFor(logging.WARNING) and _may_warn(name):
+        text = _WARNINGS[kind].format(cause=_cause(fields), **fields)
+        _logger.warning("%s: %s", name, _without_secrets(text))
+
+
+def _may_warn(name: str) -> bool:
+    """Count a warning, by the clock of the run, or by the system's if a policy is handled outside of one."""
+    try:
+        second = int(trio.current_time())
+    except RuntimeError:
+        second, recent = int(time.monotonic()), _recent_outside
+    else:
+        recent = _recent_in_run.get({})
+        _recent_in_run.set(recent)
+    since, warned = recent.get(name, (second, 0))
     warned = warned + 1 if since == second else 1
-    if len(_recent) > 1000:
-        _recent.clear()
-    _recent[name] = (second, warned)
-    if warned <= MAX_WARNINGS_PER_SECOND:
-        _logger.warning("%s: %s", name, _without_secrets(_WARNINGS[kind].format(**fields)))
+    if len(recent) > 1000:
+        recent.clear()
+    recent[name] = (second, warned)
+    return warned <= MAX_WARNINGS_PER_SECOND
+
+
+def _cause(fields: dict[str, Any]) -> str:
+    error = fields.get("error")
+    if error is None:
+        return "by hand" if fields.get("by_hand") else "no exception was raised"
+    try:
+        return repr(error)
+    except Exception:  # a broken __repr__ must not break the call
+        return f"<{type(error).__name__}>"
 
 
 def _without_secrets(text: str) -> str:
     """Return text with the credentials and the query string of each URL in it left out."""
-    return re.sub(r"(\w+://)(?:[^\s/'\"?#]*@)?([^\s'\"?#]*)(?:[?#][^\s'\"]*)?", r"\1\2", text)
+    return re.sub(r"://(?:[^\s/'\"?#]*@)?([^\s'\"?#]*)(?:[?#][^\s'\"]*)?", r"://\1", text)

@@ -13,22 +13,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from trio.lowlevel import checkpoint_if_cancelled
 
-from ._errors import NotAwaitableError, TrioresilError
+from ._errors import NotAwaitableError, TrioresilError, outside_trio
 
 W = TypeVar("W", bound=Callable[..., Any])
 Link: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any]], Awaitable[Any]]
 
-_wrapped: WeakKeyDictionary[Callable[..., Any], Link] = WeakKeyDictionary()
-"""For each function that a policy has wrapped: its chain without the entrance. No attribute on the function, because a user's
-decorator that copies attributes would then be taken for the policy that it stands around, and be left out."""
-
+_CHAIN: Final = "__trioresil_chain__"
 _PASSAGE: Final = "__trioresil_passage__"
 _NOT_CALLED: Final = object()
 
@@ -37,6 +33,26 @@ class Linking:
     """Marks policies: a bound method of one is not the user's code, and a chain looks through it."""
 
     __slots__ = ()
+
+
+class _Chain:
+    """The chain behind a policy's wrapper, without its entrance; an attribute of the wrapper.
+
+    It knows whose it is, because a user's decorator that copies attributes would else be taken for the wrapper that it stands
+    around, and be left out. It is no entry of a global table, weak or not, because the chain may lead back to its wrapper (a
+    function that calls itself), and then neither would ever be freed.
+    """
+
+    __slots__ = ("_wrapper", "link")
+
+    def __init__(self, wrapper: Callable[..., Any], link: Link) -> None:
+        self._wrapper = ref(wrapper)
+        self.link = link
+
+    @staticmethod
+    def behind(fn: Callable[..., Any]) -> Link | None:
+        found = getattr(fn, _CHAIN, None)
+        return found.link if isinstance(found, _Chain) and found._wrapper() is fn else None
 
 
 class Passage:
@@ -79,15 +95,13 @@ def make_link(fn: Callable[..., Any]) -> Link:
     """Return the innermost link of a chain around a function: a policy's wrapper, or a user's function."""
     if not callable(fn):
         raise _not_callable(fn)
-    if inspect.isfunction(fn) and fn in _wrapped:
-        return _wrapped[fn]
-    return _pass_through(fn) if _is_policy_call(fn) else _enter(fn)
+    return _Chain.behind(fn) or (_pass_through(fn) if _is_policy_call(fn) else _enter(fn))
 
 
 def finish_wrapper(wrapper: W, fn: Callable[..., Any], link: Link) -> W:
     """Give a policy's wrapper the name and documentation of what it wraps, and remember its chain."""
     functools.update_wrapper(wrapper, fn)
-    _wrapped[wrapper] = link
+    setattr(wrapper, _CHAIN, _Chain(wrapper, link))
     return wrapper
 
 
@@ -108,7 +122,10 @@ def _enter(fn: Callable[..., Any]) -> Link:
 
 def _pass_through(fn: Callable[..., Any]) -> Link:
     async def passed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return await fn(*args, **kwargs)
+        awaitable = fn(*args, **kwargs)
+        if not inspect.isawaitable(awaitable):
+            raise _not_awaitable(fn, awaitable)
+        return await awaitable
 
     return passed
 
@@ -118,8 +135,8 @@ def _is_policy_call(fn: Callable[..., Any]) -> bool:
     while isinstance(fn, functools.partial):
         fn = fn.func
     if inspect.ismethod(fn):
-        return fn.__func__ in _wrapped or isinstance(fn.__self__, Linking)
-    return inspect.isfunction(fn) and fn in _wrapped
+        return isinstance(fn.__self__, Linking) or _Chain.behind(fn.__func__) is not None
+    return _Chain.behind(fn) is not None
 
 
 async def check_cancelled() -> None:
@@ -130,20 +147,12 @@ async def check_cancelled() -> None:
         raise outside_trio(exc) from None
 
 
-def outside_trio(exc: RuntimeError) -> RuntimeError:
-    """Return the error to raise when Trio said that it isn't running."""
-    if "must be called from async context" not in str(exc):
-        return exc
-    asyncio = sys.modules.get("asyncio")
-    running = asyncio is not None and asyncio._get_running_loop() is not None
-    under = "under asyncio" if running else "outside of a Trio program"
-    return RuntimeError(f"trioresil runs on Trio: start the program with trio.run(...); this ran {under}")
-
-
 def refuse_generators(fn: Callable[..., Any]) -> None:
     """Refuse, for decorators, what can't be a single call: generator functions of either kind, and non-functions."""
     if not callable(fn):
         raise _not_callable(fn)
+    if inspect.iscoroutinefunction(fn):
+        return  # what it wraps may be a generator function that it runs to the end
     inner = inspect.unwrap(fn)
     if inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner):
         raise TypeError(

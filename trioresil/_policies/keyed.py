@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import attrs
 
@@ -30,20 +30,38 @@ class KeyedStatistics:
     """How many it has made, in all."""
 
 
-class _Binding:
-    """Stands for one chain that a Keyed is part of; its links live only as long as this does."""
-
-    __slots__ = ("__weakref__",)
-
-
 class _Entry(Generic[V]):
-    """A policy, and the links made of it so far."""
+    """A policy that is held, and the chains that have a link made of it."""
 
-    __slots__ = ("links", "policy")
+    __slots__ = ("chains", "policy")
 
     def __init__(self, policy: V) -> None:
         self.policy = policy
-        self.links: WeakKeyDictionary[_Binding, Link] = WeakKeyDictionary()
+        self.chains: WeakSet[_Chain] = WeakSet()
+
+    def let_go(self) -> None:
+        for chain in self.chains:
+            del chain.links[self]
+
+
+class _Chain:
+    """One chain that a Keyed is part of: a link for each policy that is held and was used in it.
+
+    The chain owns its links, for they lead to the function, which may lead back to the chain.
+    """
+
+    __slots__ = ("__weakref__", "inner", "links")
+
+    def __init__(self, inner: Link) -> None:
+        self.inner = inner
+        self.links: dict[_Entry[Any], Link] = {}
+
+    def through(self, entry: _Entry[Any]) -> Link:
+        link = self.links.get(entry)
+        if link is None:
+            link = self.links[entry] = entry.policy.link(self.inner)
+            entry.chains.add(self)
+        return link
 
 
 class Keyed(Policy, Generic[K, V]):
@@ -82,7 +100,7 @@ class Keyed(Policy, Generic[K, V]):
     ) -> None:
         if factory is None:
             raise TypeError("factory must be a function (key) -> Policy, not None")
-        self.name = text("name", name)
+        self.name: str = text("name", name)
         self._factory: Callable[[K], V] = function("factory", factory, signature="(key) -> Policy")
         self._key: Callable[..., K] | None = function("key", key, signature="(*args) -> hashable")
         self._max_keys = whole("max_keys", max_keys)
@@ -118,7 +136,7 @@ class Keyed(Policy, Generic[K, V]):
             self._known[key] = policy
         entry = self._held[key] = _Entry(policy)
         if len(self._held) > self._max_keys:
-            self._held.popitem(last=False)
+            self._held.popitem(last=False)[1].let_go()
         return entry
 
     def link(self, inner: Link) -> Link:
@@ -128,16 +146,13 @@ class Keyed(Policy, Generic[K, V]):
             raise TypeError(
                 f"{self.name}: to guard calls, a Keyed needs key=(*args) -> hashable; or pick a policy: keyed[key].call(...)"
             )
-        binding = _Binding()
+        chain = _Chain(inner)
 
         async def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             if _instruments.installed:
                 _instruments.announce(self)
             entry = self._entry(find_key(*args, **kwargs))
-            through = entry.links.get(binding)
-            if through is None:
-                through = entry.links[binding] = entry.policy.link(inner)
-            return await through(args, kwargs)
+            return await chain.through(entry)(args, kwargs)
 
         return link
 

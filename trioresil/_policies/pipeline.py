@@ -7,20 +7,22 @@ from types import TracebackType
 from typing import Any
 
 import attrs
-import trio
 from trio import current_time
+from trio.lowlevel import enable_ki_protection
 
 from .. import _instruments
 from .._checks import text
-from .._errors import TimedOutError, is_unstarted
+from .._errors import BulkheadFullError, CircuitOpenError, RateLimitedError, TimedOutError, is_unstarted
 from .._events import CallFinished
-from .._failures import classes_of, failure_test
-from .._links import Link
+from .._failures import On, classes_of, failure_test
+from .._links import Link, check_cancelled
 from ..abc import Policy
+from .bulkhead import Bulkhead
 from .circuit_breaker import CircuitBreaker
 from .fallback import Fallback
 from .retry import Retry
 from .timeout import Timeout
+from .token_bucket import TokenBucket
 
 
 @attrs.frozen(kw_only=True)
@@ -71,8 +73,8 @@ class Pipeline(Policy):
         for each in policies:
             if not isinstance(each, Policy):
                 raise TypeError(f"a Pipeline is made of policies (trioresil.abc.Policy), not {each!r}")
-        self.policies = policies
-        self.name = text("name", name)
+        self.policies: tuple[Policy, ...] = policies
+        self.name: str = text("name", name)
         _refuse_contradictions(list(_flatten(policies)))
 
     def link(self, inner: Link) -> Link:
@@ -104,40 +106,35 @@ class Pipeline(Policy):
         seconds = current_time() - began_at
         _instruments.emit(CallFinished, policy=self, outcome=outcome, seconds=seconds, error=error)
 
+    @enable_ki_protection
     async def __aenter__(self) -> None:
+        self._refuse_callers()
+        await check_cancelled()
+        if _instruments.installed:
+            _instruments.announce(self)
         entered: list[Any] = []
-        guards = self._guards()
+        guards: tuple[Any, ...] = self.policies
         try:
-            if not guards:
-                await trio.lowlevel.checkpoint_if_cancelled()
             for guard in guards:
                 await guard.__aenter__()
                 entered.append(guard)
         except BaseException as exc:
-            await self._undo(entered, exc)
+            await _leave(entered, exc, undoing=True)
             raise
 
+    @enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        return await _leave(self._guards(), error)
+        return await _leave(self.policies, error, undoing=False)
 
-    async def _undo(self, entered: list[Any], exc: BaseException) -> None:
-        """Leave the guards that were entered; raise what a Timeout among them makes of it."""
-        try:
-            await _leave(entered, exc)
-        except TimedOutError as timed_out:
-            timed_out.started = False  # the block itself was never entered
-            raise
-
-    def _guards(self) -> tuple[Any, ...]:
-        for policy in self.policies:
+    def _refuse_callers(self) -> None:
+        for policy in _flatten(self.policies):
             if not hasattr(type(policy), "__aenter__"):
                 raise TypeError(
                     f"{self.name}: {policy!r} can't guard a block, because it has to call what it guards: "
                     "put the block's work into an async function and use `await pipeline.call(fn)`"
                 )
-        return self.policies
 
     def statistics(self) -> PipelineStatistics:
         """Return the statistics of all parts."""
@@ -147,8 +144,12 @@ class Pipeline(Policy):
         return f"<trioresil.Pipeline {self.name!r} of {' > '.join(policy.name for policy in self.policies)}>"
 
 
-async def _leave(guards: Any, error: BaseException | None) -> bool:
-    """Leave guards, innermost first, each with what the one inside of it let out; raise the last of it if it is new."""
+async def _leave(guards: Any, error: BaseException | None, *, undoing: bool) -> bool:
+    """Leave guards, innermost first, each with what the one inside of it let out; raise the last of it if it is new.
+
+    When an entry is undone, the block was never entered: a time-out then came before it started, which the guards further out
+    must know.
+    """
     current = error
     for guard in reversed(guards):
         try:
@@ -157,6 +158,8 @@ async def _leave(guards: Any, error: BaseException | None) -> bool:
             if await guard.__aexit__(kind, current, traceback):
                 current = None
         except BaseException as exc:
+            if undoing and exc is not current and isinstance(exc, TimedOutError):
+                exc.started = False
             current = exc
     if current is error:
         return False
@@ -193,16 +196,12 @@ def _refuse_contradictions(policies: list[Policy]) -> None:
 
 def _refuse_hidden_errors(outer: Retry | CircuitBreaker, inner: list[Policy]) -> None:
     """A Fallback that answers every error with a default leaves the policy around it nothing to see."""
-    seen = classes_of(outer.on)
-    if seen is None or outer.on_result is not None:
+    if classes_of(outer.on) is None or outer.on_result is not None:
         return
     for index, policy in enumerate(inner):
-        if not isinstance(policy, Fallback) or not policy.has_default:
+        if not isinstance(policy, Fallback) or not policy.has_default or not _covers(policy.on, outer.on):
             continue
-        answered = classes_of(policy.on)
-        if answered is None or not all(issubclass(each, answered) for each in seen):
-            continue
-        if any(_raises_by_itself(each, outer) for each in inner[:index]):
+        if _shows_something(outer, inner[:index], policy):
             continue
         does = "retry" if isinstance(outer, Retry) else "open"
         raise ValueError(
@@ -211,11 +210,48 @@ def _refuse_hidden_errors(outer: Retry | CircuitBreaker, inner: list[Policy]) ->
         )
 
 
-def _raises_by_itself(policy: Policy, outer: Retry | CircuitBreaker) -> bool:
-    """Tell whether a policy between the two may raise an error of its own that the outer one looks at."""
+def _covers(wide: On, narrow: On) -> bool:
+    """Tell whether one `on` surely matches all that another does; a predicate is trusted not to."""
+    wide_classes, narrow_classes = classes_of(wide), classes_of(narrow)
+    if wide_classes is None or narrow_classes is None:
+        return False
+    return all(issubclass(each, wide_classes) for each in narrow_classes)
+
+
+def _shows_something(
+    outer: Retry | CircuitBreaker | Fallback[Any], between: list[Policy], answering: Fallback[Any]
+) -> bool:
+    """Tell whether what stands between the two may raise an error of its own that the outer one looks at."""
+    is_failure = failure_test(outer.on)
+    for index, policy in enumerate(between):
+        if isinstance(policy, Retry):
+            continue  # raises what it was given
+        if isinstance(policy, Fallback):
+            turns_to_others = (
+                policy.on_result is not None
+                or not _covers(answering.on, policy.on)
+                or _shows_something(policy, between[index + 1 :], answering)
+            )
+            if policy.alternatives and turns_to_others:
+                return True  # and they may raise anything
+            continue
+        example = _own_error(policy)
+        if example is None:
+            return True
+        if is_failure(example) and not (isinstance(outer, CircuitBreaker) and is_unstarted(example)):
+            return True
+    return False
+
+
+def _own_error(policy: Policy) -> Exception | None:
+    """Return an example of the error that a policy raises itself, None if that could be any."""
     if isinstance(policy, Timeout):
-        return failure_test(outer.on)(TimedOutError(policy.name, policy.seconds, started=True))
-    return policy.stateful and isinstance(outer, Retry)  # a rejection, which is no verdict for a breaker
+        return TimedOutError(policy.name, policy.seconds, started=True)
+    if isinstance(policy, CircuitBreaker):
+        return CircuitOpenError(policy.name)
+    if isinstance(policy, TokenBucket):
+        return RateLimitedError(policy.name)
+    return BulkheadFullError(policy.name) if isinstance(policy, Bulkhead) else None
 
 
 def _refuse_longer_inside(outer: Timeout, inner: list[Policy]) -> None:
@@ -231,12 +267,15 @@ def _refuse_unretried_timeout(retry: Retry, inner: list[Policy]) -> None:
     """A time-out of an attempt that the Retry around it doesn't know is hardly ever meant."""
     if classes_of(retry.on) is None:
         return
-    example = TimedOutError("timeout", started=True)
     for policy in inner:
-        if isinstance(policy, (Retry, Fallback)) and failure_test(policy.on)(example):
+        if isinstance(policy, (Retry, Fallback)) and (classes_of(policy.on) is None or _matches_timeout(policy.on)):
             return  # it is handled before it gets here
-        if isinstance(policy, Timeout) and not failure_test(retry.on)(example):
+        if isinstance(policy, Timeout) and not _matches_timeout(retry.on):
             raise ValueError(
                 f"the {policy.seconds:g} s time-out would never be retried by {retry!r}: "
                 "add trioresil.TimedOutError to on, or give a predicate if that is meant"
             )
+
+
+def _matches_timeout(on: On) -> bool:
+    return failure_test(on)(TimedOutError("timeout", started=True))
