@@ -28,7 +28,7 @@ async def handler(request: Request) -> Reply:
 async def trickle() -> AsyncIterator[bytes]:
     for _ in range(600):
         yield b"."
-        await trio.sleep(0.1)
+        await trio.sleep(0.05)
 
 
 async def show(what: str, fn: Callable[[], Awaitable[object]]) -> None:
@@ -43,7 +43,7 @@ async def show(what: str, fn: Callable[[], Awaitable[object]]) -> None:
 async def main() -> None:
     logging.basicConfig(stream=sys.stdout, format="    %(message)s")
     # One step each: to get a connection, for the next bytes to come, for the next to go, for a place in the pool.
-    steps = httpx.Timeout(connect=0.4, read=0.3, write=0.2, pool=0.1)
+    steps = httpx.Timeout(connect=1.0, read=0.4, write=0.2, pool=0.1)
     one_connection = httpx.Limits(max_connections=1)
 
     async with serve(handler) as url, httpx.AsyncClient(base_url=url, timeout=steps) as client:
