@@ -142,6 +142,7 @@ class Circuit:
             if now < self.open_until:
                 return Refusal(CircuitState.OPEN, remaining(now, self.open_until))
             self._go(Signal.TIME_OVER)
+            return self.admit(now)  # asked anew, because whoever was told may have changed the state by hand
         ticket = Ticket(self.generation, now)
         if self.state is CircuitState.HALF_OPEN:
             self._drop_expired(now)
@@ -152,23 +153,27 @@ class Circuit:
 
     def report(self, ticket: Ticket, now: float, failed: bool | None) -> bool:
         """Take the verdict on an admission: True failed, False succeeded, None no verdict. Tell whether a slot came back."""
-        was_probe = ticket in self._probes
-        if was_probe:
+        held_slot = ticket in self._probes
+        if held_slot:
             del self._probes[ticket]
         if failed is None or not ticket.counts or ticket.generation != self.generation:
-            return was_probe
+            return held_slot
         if self.state is CircuitState.CLOSED:
             if self.counter.record(now, failed, now - ticket.admitted_at):
                 self.trip(now)
-        elif was_probe and failed:
+        elif held_slot and not self._expired(ticket, now):
+            self._judge_probe(now, failed)
+        return held_slot
+
+    def _judge_probe(self, now: float, failed: bool) -> None:
+        if failed:
             self.level += 1
             self._open(now, Signal.PROBE_FAILED)
-        elif was_probe:
-            self._successes += 1
-            if self._successes >= self._needed:
-                self.closed_at = now
-                self._go(Signal.PROBES_PASSED)
-        return was_probe
+            return
+        self._successes += 1
+        if self._successes >= self._needed:
+            self.closed_at = now
+            self._go(Signal.PROBES_PASSED)
 
     def trip(self, now: float) -> None:
         """Open, because the trip rule said so."""
@@ -180,9 +185,11 @@ class Circuit:
         self._open(now, Signal.TRIPPED)
 
     def open(self, now: float, seconds: float) -> None:
-        """Open by hand for so long, or as long as it is open anyway if that is longer."""
-        still = self.open_until if self.state is CircuitState.OPEN else now
-        self.open_until = max(now + seconds, still)
+        """Open by hand for so long. Nothing happens if it is open for as long anyway."""
+        until = now + seconds
+        if self.state is CircuitState.OPEN and until <= self.open_until:
+            return
+        self.open_until = until
         self._go(Signal.OPENED)
 
     def reset(self, now: float) -> None:
@@ -231,11 +238,10 @@ class Circuit:
         self.passing = self.state is CircuitState.CLOSED
 
     def shift(self, seconds: float) -> None:
-        """Move every instant onto another clock."""
+        """Move every instant onto another clock. Its run is another, and the probes of the one before are gone with it."""
         self.open_until += seconds
         self.closed_at += seconds
-        for probe in self._probes:
-            probe.admitted_at += seconds
+        self._probes.clear()
         self.counter.shift(seconds)
 
     def _expired(self, probe: Ticket, now: float) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import weakref
 from collections.abc import Mapping
 from random import Random
 from types import TracebackType
@@ -16,7 +17,14 @@ from typing import Any
 
 import attrs
 from trio import CancelScope
-from trio.lowlevel import ParkingLot, cancel_shielded_checkpoint, current_task, enable_ki_protection
+from trio.lowlevel import (
+    ParkingLot,
+    Task,
+    cancel_shielded_checkpoint,
+    current_root_task,
+    current_task,
+    enable_ki_protection,
+)
 
 from .. import _instruments
 from .._checks import chance, flag, function, number, seconds, text, whole
@@ -24,7 +32,7 @@ from .._clock import RunClock
 from .._errors import CircuitIsolatedError, CircuitOpenError, is_no_verdict
 from .._events import CallRejected, CircuitClosed, CircuitHalfOpened, CircuitOpened
 from .._failures import On, check_on, failure_test
-from .._kernel.backoff import Backoff, as_backoff, endless
+from .._kernel.backoff import Backoff, Listed, as_backoff, endless
 from .._kernel.blocks import BlockStacks
 from .._kernel.circuit import Circuit, CircuitState, Signal, Ticket
 from .._kernel.trip_rules import ConsecutiveFailures, TripRule
@@ -136,7 +144,7 @@ class CircuitBreaker(Policy):
         self._circuit = Circuit(
             self.trip.counter(),
             open_time=self._open_time,
-            peak=getattr(self._open_for, "peak", math.inf),
+            peak=_peak(self._open_for),
             probes=whole("probes", probes),
             successes_to_close=whole("successes_to_close", successes_to_close),
             probe_lease=self._probe_lease,
@@ -146,8 +154,9 @@ class CircuitBreaker(Policy):
         self._clock = RunClock(self._shift, occupied=self._occupied, owner=repr(name))
         self._changes = ParkingLot()
         self._cause: BaseException | None = None
-        self._inside = 0  # calls; never left behind, whatever becomes of them
-        self._admissions = 0  # of admit(); one in a generator that nobody finishes may be
+        self._root: weakref.ref[Task] | None = None  # of the trio.run that was met last
+        self._inside = 0  # calls
+        self._admissions: set[Admission] = set()
         self._opened = 0
         self._rejected = 0
 
@@ -192,7 +201,7 @@ class CircuitBreaker(Policy):
             result = await inner(args, kwargs)
         except BaseException as exc:
             self._inside -= 1
-            self._report(ticket, self._verdict(exc), exc)
+            self._report_exit(ticket, exc)
             raise
         self._inside -= 1
         failed = None  # what stands if on_result raises
@@ -219,8 +228,12 @@ class CircuitBreaker(Policy):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ticket, certain = self._blocks.pop(current_task())
-        if ticket is not None:
-            self._report(ticket, self._verdict(error) if certain else None, error)
+        if ticket is None:
+            return
+        if certain:
+            self._report_exit(ticket, error)
+        else:
+            self._report(ticket, None, None)
 
     # -- by hand ---------------------------------------------------------------------------------------------------------
 
@@ -302,7 +315,7 @@ class CircuitBreaker(Policy):
         """
         breaker = cls(**configuration)
         state, ages = _check_snapshot(snapshot)
-        breaker._circuit.restore(state, breaker._clock.peek(), ages)
+        breaker._circuit.restore(state, breaker._clock.read_or_last(), ages)
         return breaker
 
     def statistics(self) -> CircuitBreakerStatistics:
@@ -317,7 +330,7 @@ class CircuitBreaker(Policy):
             remaining=circuit.ages(now)["remaining"],
             level=circuit.level,
             probes_out=circuit.probes_out(now),
-            inside=self._inside + self._admissions + len(self._blocks),
+            inside=self._inside + len(self._admissions) + len(self._blocks),
             opened=self._opened,
             rejected=self._rejected,
             trip=circuit.counter.describe(),
@@ -365,17 +378,30 @@ class CircuitBreaker(Policy):
             return False
         return None if is_no_verdict(error) else self._is_failure(error)
 
+    def _report_exit(self, ticket: Ticket, error: BaseException | None) -> None:
+        verdict = None  # what stands if `on` raises
+        try:
+            verdict = self._verdict(error)
+        finally:
+            self._report(ticket, verdict, error)
+
     def _report(self, ticket: Ticket, failed: bool | None, error: BaseException | None) -> None:
+        # A generator that holds an admission may be closed anywhere, even after the run: its slot has to come back there too.
+        now = self._clock.peek() if failed is None else self._clock.read_or_last()
         self._cause = error
-        slot_came_back = self._circuit.report(ticket, self._clock.read(), failed)
-        self._cause = None
+        try:
+            slot_came_back = self._circuit.report(ticket, now, failed)
+        finally:
+            self._cause = None
         if slot_came_back:
             self._changes.unpark_all()
 
     def _trip(self, error: BaseException | None) -> None:
         self._cause = error
-        self._circuit.trip(self._clock.read())
-        self._cause = None
+        try:
+            self._circuit.trip(self._clock.read())
+        finally:
+            self._cause = None
 
     def _open_time(self, level: int) -> float:
         if isinstance(self._open_for, float):
@@ -399,11 +425,20 @@ class CircuitBreaker(Policy):
             _instruments.emit(CircuitClosed, policy=self, by_hand=signal is Signal.RESET)
 
     def _occupied(self) -> bool:
-        return self._inside > 0 or any(_is_running(task) for task in self._blocks.owners())
+        """Tell whether somebody is inside, or waits, in a run that still goes on; what another run left behind is no one."""
+        if not (self._inside or self._admissions or len(self._blocks) or len(self._changes)):
+            return False
+        root = None if self._root is None else self._root()
+        return root is not None and inspect.getcoroutinestate(root.coro) != inspect.CORO_CLOSED
 
     def _shift(self, seconds: float) -> None:
+        root = current_root_task()
+        self._root = None if root is None else weakref.ref(root)
         self._circuit.shift(seconds)
-        self._blocks.shift(seconds)
+        self._blocks.clear()
+        for admission in self._admissions:
+            admission._outlive()
+        self._admissions.clear()
 
 
 class Admission:
@@ -421,11 +456,24 @@ class Admission:
 
     def fail(self, error: BaseException | None = None) -> None:
         """Give the verdict by hand: it failed, however the block ends. `error` goes into the event."""
+        self._check_inside()
         self._by_hand, self._verdict, self._error = True, True, error
 
     def ignore(self) -> None:
         """Give no verdict, however the block ends."""
-        self._by_hand, self._verdict = True, None
+        self._check_inside()
+        self._by_hand, self._verdict, self._error = True, None, None
+
+    def _check_inside(self) -> None:
+        if self._ticket is None:
+            raise RuntimeError(
+                "fail() and ignore() belong inside of the admission's block: outside they would change nothing"
+            )
+
+    def _outlive(self) -> None:
+        """Be left over from a trio.run that has ended: what was seen there says nothing here."""
+        if self._ticket is not None:
+            self._ticket.counts = False
 
     @enable_ki_protection
     def __enter__(self) -> Admission:
@@ -438,7 +486,7 @@ class Admission:
             _instruments.emit(CallRejected, policy=self._breaker, error=taken)
             raise taken
         self._entered = True
-        self._breaker._admissions += 1
+        self._breaker._admissions.add(self)
         self._ticket = taken
         return self
 
@@ -447,11 +495,14 @@ class Admission:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         ticket, self._ticket = self._ticket, None
-        assert ticket is not None
-        self._breaker._admissions -= 1
-        verdict = self._verdict if self._by_hand else self._breaker._verdict(error)
-        self._breaker._report(ticket, verdict, self._error if self._by_hand else error)
-        self._error = None
+        if ticket is None:
+            raise RuntimeError("this admission's block was not entered, or has been left already")
+        self._breaker._admissions.discard(self)
+        if self._by_hand:
+            self._breaker._report(ticket, self._verdict, self._error)
+            self._error = None
+        else:
+            self._breaker._report_exit(ticket, error)
 
 
 class Isolation:
@@ -482,10 +533,6 @@ class Isolation:
         self.release()
 
 
-def _is_running(task: Any) -> bool:
-    return inspect.getcoroutinestate(task.coro) != inspect.CORO_CLOSED
-
-
 _OPENING = frozenset({Signal.TRIPPED, Signal.PROBE_FAILED, Signal.OPENED})
 
 
@@ -503,6 +550,13 @@ def _check_open_for(open_for: float | Backoff) -> float | Backoff:
     return as_backoff("open_for", open_for)
 
 
+def _peak(open_for: float | Backoff) -> float:
+    """Return the level from which open times change no more. A list may shrink as well: all of it is used."""
+    if isinstance(open_for, Listed):
+        return len(open_for.seconds) - 1
+    return getattr(open_for, "peak", math.inf)
+
+
 def _finite(value: float) -> float | None:
     return None if value == math.inf else value
 
@@ -512,10 +566,12 @@ def _check_snapshot(snapshot: Mapping[str, Any]) -> tuple[CircuitState, dict[str
     try:
         state = CircuitState(snapshot["state"])
         raw = {key: snapshot[key] for key in ("level", "open_for", "remaining", "closed_for")}
+        ages = {}
+        for key, value in raw.items():
+            unlimited = value is None and key in ("open_for", "remaining")
+            ages[key] = math.inf if unlimited else number(f"snapshot[{key!r}]", value, least=0, finite=True)
     except (KeyError, TypeError, ValueError) as exc:
         raise ValueError(f"{wanted}, not {snapshot!r}") from exc
-    ages = {}
-    for key, value in raw.items():
-        unlimited = value is None and key in ("open_for", "remaining")
-        ages[key] = math.inf if unlimited else number(f"snapshot[{key!r}]", value, least=0, finite=True)
+    if state is CircuitState.ISOLATED or ages["level"] % 1:
+        raise ValueError(f"{wanted}, not {snapshot!r}")
     return state, ages
