@@ -1,0 +1,63 @@
+"""What the policies cost, against writing the same by hand and against other libraries: `python -m tests.bench`.
+
+The other libraries are installed by the extra `bench`; those that aren't there are left out and named. Nothing is asserted:
+times belong to a machine. Compare ratios of one run, and look at several runs before believing a small difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from . import _calls, _queues, _report, _rivals
+from ._measure import Plan
+
+SECTIONS: dict[str, Callable[[Plan], Any]] = {
+    "calls": _calls.happy,
+    "failure": _calls.failure,
+    "handoff": _queues.handoff,
+    "drain": _queues.drain,
+    "grants": _queues.grants,
+}
+
+
+def run(plan: Plan, sections: Sequence[str] = tuple(SECTIONS), *, as_json: bool = False) -> dict[str, Any]:
+    """Measure sections, print tables or one JSON document, and return the document."""
+    results = {name: SECTIONS[name](plan) for name in sections}
+    about = {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "trio": trio.__version__,
+        "machine": platform.platform(),
+        "not_installed": _rivals.missing(),
+    }
+    document = _report.document(results, plan, about)
+    if as_json:
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        _report.show(_report.tables(results), about)
+    return document
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=61, help="rounds for calls; others get as many as time allows")
+    parser.add_argument("--seed", type=int, default=0, help="for the order within the rounds")
+    parser.add_argument("--only", choices=list(SECTIONS), action="append", help="run this section; may be repeated")
+    parser.add_argument("--fast", action="store_true", help="leave out the queues of 100,000")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.parse_args(arguments)
+    if given.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    waiters = (10, 1_000, 10_000) if given.fast else (10, 1_000, 10_000, 100_000)
+    plan = Plan(rounds=given.rounds, seed=given.seed, waiters=waiters)
+    run(plan, given.only or tuple(SECTIONS), as_json=given.json)
+
+
+if __name__ == "__main__":
+    main()
