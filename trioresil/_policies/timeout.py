@@ -120,9 +120,8 @@ class Timeout(Immutable, Policy):
         scope = scopes.pop()
         if not scopes:
             del self._open[task]
-        if not scope.__exit__(kind, error, traceback):
+        if not scope.__exit__(kind, error, traceback) or error is None:  # Trio's exit says True if there was no error
             return False
-        assert error is not None
         started, notes = _passed(error)
         # A block's body is user code: that a queue inside of it never let a call in is not the whole truth about the block.
         timed_out = self._timed_out(started or None, notes)
