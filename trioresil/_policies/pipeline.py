@@ -153,9 +153,9 @@ async def _leave(guards: Any, error: BaseException | None, *, undoing: bool) -> 
     current = error
     for guard in reversed(guards):
         try:
-            kind = type(current) if current is not None else None
-            traceback = current.__traceback__ if current is not None else None
-            if await guard.__aexit__(kind, current, traceback):
+            if current is None:
+                await guard.__aexit__(None, None, None)
+            elif await guard.__aexit__(type(current), current, current.__traceback__):
                 current = None
         except BaseException as exc:
             if undoing and exc is not current and isinstance(exc, TimedOutError):
