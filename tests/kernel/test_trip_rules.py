@@ -322,8 +322,8 @@ def test_wrong_arguments_are_refused_by_name_range_and_value(make: Any, error: t
     "make",
     [
         lambda: FailuresOf(1, 2),  # type: ignore[call-arg]
-        lambda: FailureRatio(0.5, 30.0),  # type: ignore[call-arg]
-        lambda: SlowRatio(0.5, 2.0),  # type: ignore[call-arg]
+        lambda: FailureRatio(0.5, 30),  # type: ignore[call-arg]
+        lambda: SlowRatio(0.5, 2),  # type: ignore[call-arg]
     ],
 )
 def test_all_but_the_first_argument_have_names(make: Any) -> None:

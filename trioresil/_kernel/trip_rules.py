@@ -272,7 +272,7 @@ class _RatioCounter(TripCounter):
 
     __slots__ = ("_min_calls", "_ratio", "_recent")
 
-    kind = ""
+    kind: ClassVar[str]
 
     def __init__(self, ratio: float, window: float, min_calls: int) -> None:
         self._ratio = ratio
