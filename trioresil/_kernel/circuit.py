@@ -177,6 +177,8 @@ class Circuit:
 
     def trip(self, now: float) -> None:
         """Open, because the trip rule said so."""
+        if (self.state, Signal.TRIPPED) not in TRANSITIONS:
+            return  # whoever judged the call has opened the circuit by hand meanwhile
         if self.open_for > 0:
             healthy_periods = (now - self.closed_at) / self.open_for
             self.level -= int(min(healthy_periods, self.level))
