@@ -1,0 +1,26 @@
+"""The entry point. It imports nothing of the extra by itself, so that it can say what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final, NoReturn
+
+_EXTRA: Final = {"click", "rich", "starlette", "hypercorn"}
+_MISSING: Final = "the command line needs {name}, which is in the extra `cli`: pip install 'trioresil[cli]'"
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 2 for a wrong option or a missing extra, 130 after Ctrl-C."""
+    try:
+        commands = importlib.import_module("trioresil.cli._commands")
+        commands.trioresil()
+    except ModuleNotFoundError as exc:
+        name = (exc.name or "").partition(".")[0]
+        if name not in _EXTRA:
+            raise
+        print(_MISSING.format(name=name), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:  # before the demo listens to it, or a second one
+        sys.exit(130)
+    sys.exit(0)

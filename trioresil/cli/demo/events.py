@@ -1,0 +1,46 @@
+"""What the policies report, counted; as it would be done for a metrics system."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final
+
+import trioresil
+
+KEPT_LINES: Final = 50
+
+
+class EventCounter:
+    """An instrument that counts events by kind, and keeps a line about each change of the circuit.
+
+    Args:
+      clock (() -> seconds): time since the start.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._counts: Counter[type[trioresil.Event]] = Counter()
+        self._open = False
+        self.circuit_opened = 0
+        self.circuit_log: deque[tuple[float, str]] = deque(maxlen=KEPT_LINES)
+
+    def record(self, event: trioresil.Event) -> None:
+        """Count an event."""
+        self._counts[type(event)] += 1
+        if isinstance(event, trioresil.CircuitOpened):
+            if self._open:
+                return  # another Retry-After has only made the open time longer
+            self._open = True
+            self.circuit_opened += 1
+            why = "by Retry-After" if event.by_hand else "a probe failed" if event.level else "too many failures"
+            self.circuit_log.append((self._clock(), f"circuit opened for {event.open_for:.2g} s: {why}"))
+        elif isinstance(event, trioresil.CircuitHalfOpened):
+            self._open = False
+        elif isinstance(event, trioresil.CircuitClosed):
+            self._open = False
+            self.circuit_log.append((self._clock(), "circuit closed: a probe succeeded"))
+
+    def of(self, kind: type[trioresil.Event]) -> int:
+        """Return how many events of this class there were."""
+        return self._counts[kind]
