@@ -59,7 +59,7 @@ class CircuitOpenError(RejectedError):
     def _why(self) -> str:
         if self.retry_after is None:
             return "the circuit is half-open and its probes are out; their outcome decides"
-        return f"the circuit is open, next probe in {_seconds(self.retry_after)}"
+        return f"the circuit is open, next probe in {in_seconds(self.retry_after)}"
 
 
 class CircuitIsolatedError(CircuitOpenError):
@@ -80,7 +80,7 @@ class RateLimitedError(RejectedError):
 
     def _why(self) -> str:
         limit = "" if self.max_wait is None else f", longer than max_wait={self.max_wait:g}"
-        wait = "unknown" if self.retry_after is None else _seconds(self.retry_after)
+        wait = "unknown" if self.retry_after is None else in_seconds(self.retry_after)
         return f"rate limit reached: the wait would be {wait}{limit}"
 
 
@@ -114,7 +114,7 @@ class TimedOutError(TrioresilError, trio.TooSlowError):
 
     def __str__(self) -> str:
         before = " before the call was started" if self.started is False else ""
-        return f"{self.policy}: timed out after {_seconds(self.seconds)}{before}"
+        return f"{self.policy}: timed out after {in_seconds(self.seconds)}{before}"
 
 
 class UsageError(Exception):
@@ -156,9 +156,10 @@ def outside_trio(exc: RuntimeError) -> RuntimeError:
     return RuntimeError(f"trioresil runs on Trio: start the program with trio.run(...); this ran {under}")
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.4g} s" if value < 1000 else f"{value:.0f} s"  # no exponent: it is read by people
+def in_seconds(value: float) -> str:
+    """Return a duration as text, without an exponent where a person would not write one."""
+    return f"{value:.4g} s" if value < 1000 else f"{value:.0f} s"
 
 
 def _hint(retry_after: float | None) -> str:
-    return "" if retry_after is None else f", try again in {_seconds(retry_after)}"
+    return "" if retry_after is None else f", try again in {in_seconds(retry_after)}"

@@ -20,7 +20,7 @@ import trio
 from trio.lowlevel import RunVar, checkpoint
 
 from . import _events
-from ._errors import RejectedError, outside_trio
+from ._errors import RejectedError, in_seconds, outside_trio
 from ._events import Event
 from ._links import mark_unstarted
 from .abc import Instrument
@@ -189,9 +189,9 @@ async def reject(policy: Any, error: RejectedError) -> NoReturn:
 
 
 _WARNINGS: Final[dict[type[Event], str]] = {
-    _events.RetryScheduled: "attempt {attempt} failed, the next in {delay:.3g} s: {cause}",
-    _events.RetryGaveUp: "gave up after {attempts} attempts and {waited:.3g} s of waiting ({reason}): {cause}",
-    _events.CircuitOpened: "the circuit opened for {open_for:.3g} s: {cause}",
+    _events.RetryScheduled: "attempt {attempt} failed, the next in {delay}: {cause}",
+    _events.RetryGaveUp: "gave up after {attempts} attempts and {waited} of waiting ({reason}): {cause}",
+    _events.CircuitOpened: "the circuit opened for {open_for}: {cause}",
     _events.CircuitClosed: "the circuit closed",
 }
 _recent_in_run: RunVar[dict[str, tuple[int, int]]] = RunVar("trioresil_recent_warnings")
@@ -201,7 +201,8 @@ _recent_outside: dict[str, tuple[int, int]] = {}
 def _warn(kind: type[Event], fields: dict[str, Any]) -> None:
     name = fields["policy"].name
     if _logger.isEnabledFor(logging.WARNING) and _may_warn(name):
-        text = _WARNINGS[kind].format(cause=_cause(fields), **fields)
+        shown = {key: in_seconds(value) if isinstance(value, float) else value for key, value in fields.items()}
+        text = _WARNINGS[kind].format(cause=_cause(fields), **shown)
         _logger.warning("%s: %s", name, _without_secrets(text))
 
 
