@@ -96,7 +96,7 @@ class Bulkhead(Policy):
         self._limiter = limit if isinstance(limit, CapacityLimiter) else CapacityLimiter(_check_limit(limit))
         self._max_waiting = count("max_waiting", max_waiting, least=0, infinite=True)
         self._max_wait = seconds("max_wait", max_wait)
-        self._waiting = 0
+        self._queue: set[_Permit] = set()
         self._rejected = 0
         self._closed = False
         self._drained = ParkingLot()
@@ -145,6 +145,8 @@ class Bulkhead(Policy):
         Raises:
           trio.WouldBlock: none is, or admission is closed.
         """
+        if _instruments.installed:
+            _instruments.announce(self)
         if self._closed:
             raise trio.WouldBlock
         permit = self._new_permit()
@@ -196,9 +198,11 @@ class Bulkhead(Policy):
 
         return link
 
+    @enable_ki_protection
     async def __aenter__(self) -> None:
         await self.acquire()
 
+    @enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -215,9 +219,9 @@ class Bulkhead(Policy):
 
         Cancellation: a full checkpoint; nothing changes.
         """
-        if not self._inside() and not self._waiting:
+        if not self._inside() and not self._queue:
             await checkpoint()
-        while self._inside() or self._waiting:
+        while self._inside() or self._queue:
             self._draining = True
             await self._drained.park()
 
@@ -228,7 +232,7 @@ class Bulkhead(Policy):
             limit=self._limiter.total_tokens,
             inside=self._inside(),
             borrowed=self._limiter.borrowed_tokens,
-            waiting=self._waiting,
+            waiting=self._waiting(),
             rejected=self._rejected,
             closed=self._closed,
         )
@@ -236,30 +240,39 @@ class Bulkhead(Policy):
     def __repr__(self) -> str:
         closed = ", closed" if self._closed else ""
         used = f"{self._limiter.borrowed_tokens}/{self._limiter.total_tokens:g} taken"
-        return f"<trioresil.Bulkhead {self.name!r} {used}, {self._waiting} waiting{closed}>"
+        return f"<trioresil.Bulkhead {self.name!r} {used}, {self._waiting()} waiting{closed}>"
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
+    @enable_ki_protection
     async def _wait(self, permit: _Permit) -> None:
         """Get a permit through the queue; if this raises, none was taken."""
         self._refuse_self_wait(permit.task)
-        if self._waiting >= self._max_waiting or self._max_wait == 0:
-            await self._reject(f"every permit is taken and {self._waiting} wait already")
-        self._waiting += 1
-        acquired = False
+        if self._max_wait == 0 or (len(self._queue) >= self._max_waiting and self._waiting() >= self._max_waiting):
+            await self._reject(f"every permit is taken and {self._waiting()} wait already")
+        self._queue.add(permit)
+        granted = False
         try:
-            with CancelScope(deadline=trio.current_time() + self._max_wait):
-                await self._limiter.acquire_on_behalf_of(permit)
-                acquired = True
+            granted = await self._granted(permit)
         except BaseException as exc:
             mark_unstarted(exc)
             raise
         finally:
-            self._waiting -= 1
-            if not acquired:
+            self._queue.remove(permit)
+            if self._draining and not granted:
                 self._wake_if_drained()
-        if not acquired:
+        if not granted:
             await self._reject(f"no permit became free within max_wait={self._max_wait:g} s")
+
+    async def _granted(self, permit: _Permit) -> bool:
+        """Wait in the limiter's queue; False if that took longer than max_wait."""
+        if self._max_wait == math.inf:
+            await self._limiter.acquire_on_behalf_of(permit)
+            return True
+        with CancelScope(deadline=trio.current_time() + self._max_wait):
+            await self._limiter.acquire_on_behalf_of(permit)
+            return True
+        return False
 
     def _refuse_self_wait(self, task: trio.lowlevel.Task) -> None:
         borrowers = self._limiter.statistics().borrowers
@@ -280,6 +293,10 @@ class Bulkhead(Policy):
         borrowers = self._limiter.statistics().borrowers
         return sum(isinstance(each, _Permit) and each.bulkhead is self for each in borrowers)
 
+    def _waiting(self) -> int:
+        """Count the queue, less those who have been given their permit and have yet to run."""
+        return len(self._queue) - len(self._queue.intersection(self._limiter.statistics().borrowers))
+
     def _new_permit(self) -> _Permit:
         permit = _Permit()
         permit.bulkhead = self
@@ -289,13 +306,14 @@ class Bulkhead(Policy):
     def _keep(self, permit: _Permit) -> None:
         self._block_permits.setdefault(permit.task, []).append(permit)
 
+    @enable_ki_protection
     def _give_back(self, permit: _Permit) -> None:
         self._limiter.release_on_behalf_of(permit)
         if self._draining:
             self._wake_if_drained()
 
     def _wake_if_drained(self) -> None:
-        if not self._inside() and not self._waiting:
+        if not self._drained or not (self._inside() or self._queue):
             self._draining = False
             self._drained.unpark_all()
 

@@ -1,8 +1,9 @@
 """TokenBucket: a rate limit that is waited for in a queue.
 
-The turnstile is a `trio.CapacityLimiter(1)`: who holds it is the head of the queue and sleeps until its tokens are ready; all
-others are parked. It gives the queue its order and its safety under cancellation. Nothing is taken ahead of the grant: a waiter
-that is cancelled just leaves the line, and has nothing to give back.
+Who holds the turnstile is the head of the queue, and sleeps until its tokens are ready; all others are parked in a ParkingLot,
+which gives the queue its order and its safety under cancellation: whoever it wakes up can't be cancelled any more before it
+runs, so the turnstile that was handed over can't be lost. (A `trio.CapacityLimiter(1)` would do the same at half the speed.)
+Nothing is taken ahead of the grant: a waiter that is cancelled just leaves the line, and has nothing to give back.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import attrs
 import trio
 from trio import CancelScope
-from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
+from trio.lowlevel import ParkingLot, cancel_shielded_checkpoint, enable_ki_protection
 
 from .. import _instruments
 from .._checks import function, number, seconds, text
 from .._clock import RunClock
-from .._errors import RateLimitedError, WrongTokensError
+from .._errors import RateLimitedError, UsageError, WrongTokensError
 from .._kernel.instants import remaining
 from .._kernel.token_bucket import Bucket
 from .._links import Link, check_cancelled, mark_unstarted
 from ..abc import Policy
 
+_NUMBERS: Final = (int, float)
 _order = itertools.count()
+
+
+class WrongTokensTypeError(UsageError, TypeError):
+    """A number of tokens that is no number."""
 
 
 @attrs.frozen(kw_only=True)
@@ -108,9 +114,10 @@ class TokenBucket(Policy):
         self._cost = function("cost", cost, signature="(*args) -> tokens")
         self._max_wait = seconds("max_wait", max_wait)
         self._clock = RunClock(self._level.shift, occupied=lambda: self._waiting > 0, owner=repr(name))
-        self._turnstile = trio.CapacityLimiter(1)
         self._order = next(_order)
-        self._head: _Head | None = None
+        self._turnstile_held = False
+        self._parked = ParkingLot()
+        self._head: _Waiter | None = None
         self._waiting = 0
         self._waiting_tokens = 0.0
         self._granted = 0
@@ -143,7 +150,10 @@ class TokenBucket(Policy):
           trio.WouldBlock: they are not.
           ValueError: tokens is more than the capacity.
         """
-        if not self._take_now(self._check_tokens("tokens", tokens)):
+        wanted = self._check_tokens("tokens", tokens)
+        if _instruments.installed:
+            _instruments.announce(self)
+        if not self._take_now(wanted):
             raise trio.WouldBlock
 
     def adjust(self, tokens: float) -> None:
@@ -189,6 +199,8 @@ class TokenBucket(Policy):
     def link(self, inner: Link) -> Link:
         """Return one link of a chain; see trioresil.abc.Policy."""
         cost = self._cost
+        if cost is None:
+            self._check_tokens("tokens", 1)
 
         async def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             if _instruments.installed:
@@ -238,13 +250,18 @@ class TokenBucket(Policy):
     # -- inside ----------------------------------------------------------------------------------------------------------
 
     def _check_tokens(self, argument: str, tokens: float) -> float:
+        capacity = self._level.capacity
+        if type(tokens) in _NUMBERS and 0 < tokens <= capacity:
+            return tokens
         try:
-            return number(argument, tokens, above=0, most=self._level.capacity)
+            return number(argument, tokens, above=0, most=capacity)
+        except TypeError as exc:
+            raise WrongTokensTypeError(f"{self.name}: {exc}") from None
         except ValueError as exc:
             raise WrongTokensError(f"{self.name}: {exc} (more than the capacity can never be granted)") from None
 
     def _check_cost(self, tokens: float) -> float:
-        return tokens if tokens == 0 else self._check_tokens("the result of cost", tokens)
+        return 0 if tokens == 0 and tokens is not False else self._check_tokens("the result of cost", tokens)
 
     def _take_now(self, tokens: float) -> bool:
         if self._waiting:
@@ -259,10 +276,6 @@ class TokenBucket(Policy):
     def _wait_for(self, tokens: float, now: float) -> float:
         """Return how long a newcomer would wait, as things stand."""
         return remaining(now, self._level.ready_at(self._waiting_tokens + tokens, now, True))
-
-    def _join(self, tokens: float) -> None:
-        self._waiting += 1
-        self._waiting_tokens += tokens
 
     def _leave(self, tokens: float) -> None:
         self._waiting -= 1
@@ -314,17 +327,28 @@ def _is_demand(candidate: object) -> bool:
     return isinstance(candidate, tuple) and len(candidate) == 2 and isinstance(candidate[0], TokenBucket)
 
 
-class _Head:
-    """Who is at the head of one or more queues, and the scope that it sleeps in."""
+class _Waiter:
+    """One call in the queues of one or more buckets, and the scope that it sleeps in at their heads."""
 
     __slots__ = ("_demands", "_scope")
 
-    def __init__(self, demands: Demands, scope: CancelScope) -> None:
+    def __init__(self, demands: Demands) -> None:
         self._demands = demands
-        self._scope = scope
+
+    async def sleep_until(self, ready_at: float) -> None:
+        """Sleep at the head of all queues until the tokens are there, as things stand."""
+        with CancelScope(deadline=ready_at) as self._scope:
+            for bucket, _ in self._demands:
+                bucket._head = self
+            try:
+                await trio.sleep_forever()
+            finally:
+                for bucket, _ in self._demands:
+                    bucket._head = None
 
     def retime(self) -> None:
-        self._scope.deadline = _ready_at(self._demands)[0]
+        """Move the end of the sleep, as the level or the rate of a bucket has changed."""
+        self._scope.deadline = _ready_at(self._demands, True)[0]
 
 
 async def _acquire(demands: Demands) -> None:
@@ -337,70 +361,57 @@ async def _acquire(demands: Demands) -> None:
 
 
 def _take_all_now(demands: Demands) -> bool:
-    if len(demands) == 1:
-        return demands[0][0]._take_now(demands[0][1])
-    if any(bucket._waiting for bucket, _ in demands):
-        return False
-    return _grant_if_ready(demands, queued=False) is None
+    for bucket, _ in demands:
+        if bucket._waiting:
+            return False
+    return _grant_if_ready(demands, False) is None
 
 
+@enable_ki_protection
 async def _queue(demands: Demands) -> bool:
     """Wait for a grant in the queues of these buckets; True if that let other tasks run."""
-    await _refuse_long_wait(demands)
-    place = object()
-    held = 0
-    parked = False
     for bucket, tokens in demands:
-        bucket._join(tokens)
+        now = bucket._clock.read()  # refuses the tasks of another run
+        if bucket._max_wait != math.inf and bucket._wait_for(tokens, now) > bucket._max_wait:
+            await _refuse(bucket, demands, now)
+    for bucket, tokens in demands:
+        bucket._waiting += 1
+        bucket._waiting_tokens += tokens
+    waiter = _Waiter(demands)
+    held = 0
+    others_ran = False
     try:
         for bucket, _ in demands:
-            try:
-                bucket._turnstile.acquire_on_behalf_of_nowait(place)
-            except trio.WouldBlock:
-                parked = True
-                await bucket._turnstile.acquire_on_behalf_of(place)
+            if bucket._turnstile_held:
+                others_ran = True
+                await bucket._parked.park()
+            bucket._turnstile_held = True
             held += 1
-        return await _sleep_until_granted(demands) or parked
+        while (ready_at := _grant_if_ready(demands, True)) is not None:
+            others_ran = True
+            await waiter.sleep_until(ready_at)
+        return others_ran
     except BaseException as exc:
         mark_unstarted(exc)
         raise
     finally:
-        for index, (bucket, tokens) in enumerate(demands):
-            if index < held:
-                bucket._turnstile.release_on_behalf_of(place)
+        for bucket, tokens in demands:
+            if held:
+                held -= 1
+                bucket._turnstile_held = bool(bucket._parked.unpark())
             bucket._leave(tokens)
 
 
-async def _refuse_long_wait(demands: Demands) -> None:
-    """Read each bucket's clock (which refuses another run's tasks), and reject at once if a wait would be too long."""
-    waits = [(bucket, bucket._wait_for(tokens, bucket._clock.read())) for bucket, tokens in demands]
-    for bucket, wait in waits:
-        if wait > bucket._max_wait:
-            bucket._rejected += 1
-            error = RateLimitedError(bucket.name, max(wait for _, wait in waits))
-            error.max_wait = bucket._max_wait
-            await _instruments.reject(bucket, error)
+async def _refuse(bucket: TokenBucket, demands: Demands, now: float) -> NoReturn:
+    bucket._rejected += 1
+    error = RateLimitedError(bucket.name, max(each._wait_for(tokens, now) for each, tokens in demands))
+    error.max_wait = bucket._max_wait
+    await _instruments.reject(bucket, error)
 
 
-async def _sleep_until_granted(demands: Demands) -> bool:
-    slept = False
-    while (ready_at := _grant_if_ready(demands, queued=True)) is not None:
-        slept = True
-        with CancelScope(deadline=ready_at) as scope:
-            head = _Head(demands, scope)
-            for bucket, _ in demands:
-                bucket._head = head
-            try:
-                await trio.sleep_forever()
-            finally:
-                for bucket, _ in demands:
-                    bucket._head = None
-    return slept
-
-
-def _grant_if_ready(demands: Demands, *, queued: bool) -> float | None:
+def _grant_if_ready(demands: Demands, queued: bool) -> float | None:
     """Take all tokens now and return None, or return when they will be there."""
-    ready_at, now = _ready_at(demands, queued=queued)
+    ready_at, now = _ready_at(demands, queued)
     if ready_at > now:
         return ready_at
     for bucket, tokens in demands:
@@ -409,7 +420,7 @@ def _grant_if_ready(demands: Demands, *, queued: bool) -> float | None:
     return None
 
 
-def _ready_at(demands: Demands, *, queued: bool = True) -> tuple[float, float]:
+def _ready_at(demands: Demands, queued: bool) -> tuple[float, float]:
     ready_at = now = -math.inf
     for bucket, tokens in demands:
         now = bucket._clock.read()
