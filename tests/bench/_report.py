@@ -73,7 +73,7 @@ def targets(results: Mapping[str, Any]) -> list[Target]:
             name = f"TokenBucket, {int(waiters):,} waiters / bare CapacityLimiter(1) hand-off"
             found.append(_at_most(name, ratio, 1.5))
     if "grants" in results:
-        ratio = results["grants"]["trioresil, all queue at once"] / results["grants"]["ideal"]
+        ratio = results["grants"]["trioresil, a queue"] / results["grants"]["ideal"]
         found.append(_at_most("grants at 4 kHz, time taken / ideal", ratio, 1.05))
     return found
 
