@@ -148,7 +148,7 @@ def is_no_verdict(error: BaseException) -> bool:
 
 def outside_trio(exc: RuntimeError) -> RuntimeError:
     """Return the error to raise when Trio said that it isn't running."""
-    if "must be called from async context" not in str(exc):
+    if not any(words in str(exc) for words in ("must be called from async context", "outside of a run context")):
         return exc
     asyncio = sys.modules.get("asyncio")
     running = asyncio is not None and asyncio._get_running_loop() is not None
