@@ -43,7 +43,12 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_param = False  # "window (float, seconds, > 0)" is prose: as a :type: each word of it would become a link
 napoleon_use_rtype = False
-napoleon_custom_sections = [("Cancellation", "notes_style"), ("Source", "notes_style"), ("Synopsis", "notes_style")]
+napoleon_custom_sections = [
+    ("Cancellation", "notes_style"),
+    ("Source", "notes_style"),
+    ("Synopsis", "notes_style"),
+    ("Attributes", "params_style"),  # prose as well
+]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
@@ -58,6 +63,7 @@ nitpick_ignore_regex = [
     ("py:.*", "|".join(re.escape(name) for name in dir(builtins))),
     ("py:.*", r"(.*\.)?(P|T|Ts|R)(\.args|\.kwargs)?"),  # type variables in signatures
     ("py:.*", r".*\._.*"),  # modules that aren't public are not in the docs
+    ("py:class", "Scenario"),  # an alias of a signature, which its function's docstring spells out
 ]
 
 # --- pages ------------------------------------------------------------------------------------------------------------
