@@ -81,18 +81,23 @@ class Course:
         self.stopped = True
         self._load.cancel(reason="the demo is stopped")
 
-    async def run(self, watch: Callable[[Course], Awaitable[object]]) -> None:
+    async def run(self, watch: Watch) -> None:
         """Run it all, with a watcher, which is cancelled in the end."""
         limit = self.options.seconds + DRAIN_SECONDS + SPARE_SECONDS
-        with trio.move_on_after(limit) as scope:
-            async with trio.open_nursery() as nursery:
-                bare_url = await nursery.start(self.bare_service.serve)
-                resilient_url = await nursery.start(self.resilient_service.serve)
-                async with _open(bare_url) as bare_http, _open(resilient_url) as resilient_http:
-                    await self._send(bare_http, resilient_http, watch)
-                nursery.cancel_scope.cancel(reason="the demo is over")
-        self.overdue = scope.cancelled_caught
-        self._end()
+        try:
+            with trio.move_on_after(limit) as scope:
+                await self._run(watch)
+            self.overdue = scope.cancelled_caught
+        finally:
+            self._end()
+
+    async def _run(self, watch: Watch) -> None:
+        async with trio.open_nursery() as nursery:
+            bare_url = await nursery.start(self.bare_service.serve)
+            resilient_url = await nursery.start(self.resilient_service.serve)
+            async with _open(bare_url) as bare_http, _open(resilient_url) as resilient_http:
+                await self._send(bare_http, resilient_http, watch)
+            nursery.cancel_scope.cancel(reason="the demo is over")
 
     async def _send(
         self,
@@ -142,6 +147,10 @@ class Course:
     def _sent_by_resilient(self, at: float) -> None:
         self.resilient.total.sent += 1
         self.timeline.slice_at(at).resilient.sent += 1
+
+
+Watch = Callable[[Course], Awaitable[object]]
+"""Sees a course while it runs, until it is cancelled."""
 
 
 @asynccontextmanager

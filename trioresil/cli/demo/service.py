@@ -35,6 +35,11 @@ class FlakyService:
       weather (Weather): decides each request's fate.
       clock (() -> seconds): time since the start, for the weather.
       on_request ((seconds) -> None): told of each request when it arrives.
+
+    Attributes:
+      requests (int): how many arrived, health checks aside.
+      waiting (int): how many of them wait for an answer.
+      by_weather, by_action: how many arrived in each kind of weather, and were treated in each way.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class FlakyService:
         self._in_slot = 0
         self._front = _Front()
         self.requests = 0
+        self.waiting = 0
         self.by_weather: Counter[Kind] = Counter()
         self.by_action: Counter[str] = Counter()
         self.app = Starlette(routes=[Route("/items/{name}", self._item), Route("/health", self._health)])
@@ -76,7 +82,12 @@ class FlakyService:
         self.by_weather[self._weather.phase(at).kind] += 1
         self.by_action[fate.action] += 1
         self._on_request(at)
-        if await _is_gone_within(fate.delay, request):
+        self.waiting += 1
+        try:
+            is_gone = await _is_gone_within(fate.delay, request)
+        finally:
+            self.waiting -= 1
+        if is_gone:
             return Response()
         if fate.action == "reset":
             assert request.client is not None

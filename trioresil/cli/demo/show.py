@@ -6,21 +6,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 from rich.console import Console
 from rich.live import Live
 
-from .course import Course, Options
+from .course import Course, Options, Watch
 from .report import document, sentences, summary_table
 from .view import View, progress_line
 
 FRAME_INTERVAL: Final = 0.1
 LINE_INTERVAL: Final = 1.0
-
-Watch = Callable[[Course], Awaitable[object]]
 
 
 def show(options: Options, *, as_json: bool) -> int:
@@ -34,7 +31,11 @@ def show(options: Options, *, as_json: bool) -> int:
     else:
         watch = lines_to(Console(highlight=False, soft_wrap=True))
     reader = _Reader(watch)
-    caught = trio.run(_run, course, reader.watch)
+    caught: int | None = signal.SIGINT
+    try:
+        caught = trio.run(_run, course, reader.watch)
+    except* KeyboardInterrupt:
+        pass  # so early that nobody was listening yet, or a second one
     if reader.is_gone:
         return _close_stdout()
     if as_json:

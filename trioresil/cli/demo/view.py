@@ -223,7 +223,7 @@ def _worst_state(group: list[Slice]) -> str | None:
 
 def _legend(glyphs: Glyphs) -> Text:
     legend = Text(no_wrap=True, overflow="ellipsis")
-    for kind, word in (("fresh", "fresh"), ("cached", "from cache"), ("failed", "failed"), ("pending", "waiting")):
+    for kind, word in (("fresh", "fresh"), ("cached", "cached"), ("failed", "failed"), ("pending", "waiting")):
         legend.append(getattr(glyphs, kind), style=STYLES[kind])
         legend.append(f" {word}  ", style="dim")
     for mark, style, word in (
