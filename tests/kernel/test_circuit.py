@@ -320,6 +320,16 @@ def test_health_is_counted_from_the_last_closing() -> None:
     assert circuit.level == 1
 
 
+def test_open_times_below_a_second_count_as_any_other_and_none_at_all_takes_every_level_back() -> None:
+    for last, level in ((0.5, 1), (0.0, 0)):
+        circuit = make(4.0, 4.0, last)
+        call(circuit, 0.0, True)
+        now = circuit.admittable_at(flap(circuit, 0.0, 2))
+        call(circuit, now, False)
+        call(circuit, now + 0.75, True)
+        assert circuit.level == level
+
+
 def test_an_endless_open_time_takes_no_level_back() -> None:
     circuit = make(1.0, math.inf)
     call(circuit, 0.0, True)
