@@ -52,6 +52,7 @@ napoleon_custom_sections = [
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
+autodoc_preserve_defaults = True  # `on=Exception`, not the repr of a class, which can't be read back
 python_use_unqualified_type_names = True
 
 # --- references -------------------------------------------------------------------------------------------------------
