@@ -56,16 +56,16 @@ class Outcome:
 
 
 KINDS = [
-    "value",
+    "passing",
+    "passing",
+    "refused",
     "poor",
-    "passing",
-    "passing",
-    "lasting",
-    "refused",
-    "refused",
-    "refused for good",
     "group",
+    "lasting",
+    "passing",
+    "refused for good",
     "mixed group",
+    "value",
 ]
 quarters = st.integers(0, 12).map(lambda n: n * QUARTER)
 outcomes = st.builds(Outcome, st.sampled_from(KINDS), quarters, st.none() | quarters)
@@ -87,13 +87,13 @@ class Case:
 
 cases = st.builds(
     Case,
-    script=st.lists(outcomes, min_size=1, max_size=7).map(tuple),
-    max_attempts=st.sampled_from([1, 2, 3, 4, 5, math.inf]),
+    script=st.lists(outcomes, min_size=2, max_size=7).map(tuple),
+    max_attempts=st.sampled_from([5, math.inf, 4, 3, 2, 1]),
     delays=st.lists(quarters, min_size=1, max_size=4).map(tuple),
-    max_hint=st.sampled_from([0.0, 1.0, 2.0, math.inf]),
+    max_hint=st.sampled_from([2.0, math.inf, 1.0, 0.0]),
     chance=st.sampled_from([None, None, 0.0, 0.5]),
     own_hint=st.booleans(),
-    deadline=st.sampled_from([math.inf, math.inf, 0.5, 2.0, 5.0, 9.0]),
+    deadline=st.sampled_from([1.0, 2.0, 3.0, 5.0, math.inf, math.inf]),
     retries_paid=st.sampled_from([None, None, 0, 1, 2]),
 )
 
