@@ -7,7 +7,7 @@ import pytest
 import trio
 
 import trioresil
-from trioresil.cli.demo.clients import (
+from trioresil.cli._demo.clients import (
     Answer,
     ResilientClient,
     bare,
@@ -16,7 +16,7 @@ from trioresil.cli.demo.clients import (
     retry_after,
     says_unhealthy,
 )
-from trioresil.cli.demo.events import EventCounter
+from trioresil.cli._demo.events import EventCounter
 
 
 class Server:

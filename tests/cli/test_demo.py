@@ -22,9 +22,9 @@ import trio
 from click.testing import CliRunner
 
 from trioresil.cli import _commands
-from trioresil.cli.demo.course import Course, Options
-from trioresil.cli.demo.report import document
-from trioresil.cli.demo.view import progress_line
+from trioresil.cli._demo.course import Course, Options
+from trioresil.cli._demo.report import document
+from trioresil.cli._demo.view import progress_line
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = [sys.executable, "-W", "error", "-c", "from trioresil.cli import main; main()"]

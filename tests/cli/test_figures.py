@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from trioresil.cli.demo.course import Course, Options
-from trioresil.cli.demo.report import document, duration, percent, sentences
-from trioresil.cli.demo.timeline import Side, Tally, Timeline, percentile, together
-from trioresil.cli.demo.view import ASCII, chart, stack
-from trioresil.cli.demo.weather import Weather
+from trioresil.cli._demo.course import Course, Options
+from trioresil.cli._demo.report import document, duration, percent, sentences
+from trioresil.cli._demo.timeline import Side, Tally, Timeline, percentile, together
+from trioresil.cli._demo.view import ASCII, chart, stack
+from trioresil.cli._demo.weather import Weather
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import trio
 
-from trioresil.cli.demo.clients import Answer
-from trioresil.cli.demo.load import DRAIN_SECONDS, Lane, drive
-from trioresil.cli.demo.timeline import Side, Tally, Timeline
-from trioresil.cli.demo.weather import Weather
+from trioresil.cli._demo.clients import Answer
+from trioresil.cli._demo.load import DRAIN_SECONDS, Lane, drive
+from trioresil.cli._demo.timeline import Side, Tally, Timeline
+from trioresil.cli._demo.weather import Weather
 
 
 class Lanes:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 import trio
 
-from trioresil.cli.demo.service import FlakyService
-from trioresil.cli.demo.weather import Fate, Weather
+from trioresil.cli._demo.service import FlakyService
+from trioresil.cli._demo.weather import Fate, Weather
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from trioresil.cli.demo import weather
-from trioresil.cli.demo.weather import Fate, Phase, Weather, slot
+from trioresil.cli._demo import weather
+from trioresil.cli._demo.weather import Fate, Phase, Weather, slot
 
 WEATHER = Weather(seed=1, seconds=20.0)
 FATES_OF_SEED_1 = [

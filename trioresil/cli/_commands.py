@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .demo import show
-from .demo.course import Options
+from ._demo import show
+from ._demo.course import Options
 
 MAX_RATE = 80.0  # both clients, both services and the display share one process
 

@@ -102,11 +102,11 @@ def _head(course: Course, width: int, glyphs: Glyphs) -> RenderableType:
         "over": "over",
     }[course.state]
     weather = {"fair": "up, but flaky", "outage": "DOWN", "restarting": "restarting, 503"}[phase.kind]
-    line = Text.assemble(
-        ("trioresil demo", "bold"),
-        f"  {options.rate:g} requests/s through each   service: ",
-        (weather, STYLES[phase.kind] if phase.kind != "fair" else "green"),
-    )
+    line = Text.assemble(("trioresil demo", "bold"), "  ")
+    if width >= MIN_WIDTH_BESIDE:
+        line.append(f"{options.rate:g} requests/s through each   ")
+    line.append("service: ")
+    line.append(weather, style=STYLES[phase.kind] if phase.kind != "fair" else "green")
     line.append(" " * max(1, width - line.cell_len - len(state)) + state)
     done = round(width * min(1.0, course.elapsed / options.seconds))
     bar = Text.assemble((glyphs.done * done, "cyan"), (glyphs.left * (width - done), "dim"))
@@ -229,7 +229,7 @@ def _legend(glyphs: Glyphs) -> Text:
     for mark, style, word in (
         ("!", "outage", "outage"),
         ("~", "restarting", "restart"),
-        ("h", "half-open", "half-open"),
+        ("h", "half-open", "probing"),
         ("O", "open", "open"),
     ):
         legend.append(mark, style=STYLES[style])
