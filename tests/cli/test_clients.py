@@ -100,7 +100,7 @@ async def test_an_outage_opens_the_circuit_and_then_costs_nobody_any_time(autoju
 
 
 async def test_a_503_that_says_when_opens_the_circuit_for_exactly_so_long(autojump_clock) -> None:
-    server = Server(200, unavailable("2"), 200)
+    server = Server(200, unavailable("1"), 200)
     client = ResilientClient(server.client(), 40)
     await client.call("a")
     counter = EventCounter(trio.current_time)
@@ -109,9 +109,9 @@ async def test_a_503_that_says_when_opens_the_circuit_for_exactly_so_long(autoju
             nursery.start_soon(client.call, "a")
             await trio.testing.wait_all_tasks_blocked()
             assert client.breaker.state is trioresil.CircuitState.OPEN
-            assert client.breaker.statistics().remaining == 2.0
+            assert client.breaker.statistics().remaining == 1.0
     told = [what for _, what in counter.circuit_log]
-    assert told == ["circuit opened for 2 s: by Retry-After", "circuit closed: a probe succeeded"]
+    assert told == ["circuit opened for 1 s: by Retry-After", "circuit closed: a probe succeeded"]
     assert server.requests == 3
 
 
