@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import pytest
@@ -69,3 +70,31 @@ def one_failure(**configuration: Any) -> CircuitBreaker:
     """Return a breaker that one failure opens for 8 seconds, if nothing else is said."""
     settings = {"trip": trioresil.ConsecutiveFailures(1), "open_for": 8.0, "name": "search", **configuration}
     return CircuitBreaker(**settings)
+
+
+class NotFoundError(Exception):
+    """Of the other side, which is well."""
+
+
+Use = Callable[[CircuitBreaker, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+async def by_call(breaker: CircuitBreaker, fn: Callable[[], Awaitable[Any]]) -> Any:
+    return await breaker.call(fn)
+
+
+async def by_decorator(breaker: CircuitBreaker, fn: Callable[[], Awaitable[Any]]) -> Any:
+    return await breaker(fn)()
+
+
+async def by_block(breaker: CircuitBreaker, fn: Callable[[], Awaitable[Any]]) -> Any:
+    async with breaker:
+        return await fn()
+
+
+async def by_admit(breaker: CircuitBreaker, fn: Callable[[], Awaitable[Any]]) -> Any:
+    with breaker.admit():
+        return await fn()
+
+
+every_form = pytest.mark.parametrize("use", [by_call, by_decorator, by_block, by_admit])
