@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import NamedTuple
 
 import h11
@@ -22,7 +22,7 @@ class Reply(NamedTuple):
     """What it is told. A body in pieces is streamed."""
 
     status: int = 200
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncGenerator[bytes] = b""
     headers: Mapping[str, str] = {}
 
 
@@ -52,14 +52,17 @@ async def _converse(stream: trio.SocketStream, handler: Handler) -> None:
     connection = h11.Connection(h11.SERVER)
     while (request := await _receive(stream, connection)) is not None:
         reply = await handler(request)
-        whole = isinstance(reply.body, bytes)
         framing = ("Content-Length", str(len(reply.body))) if isinstance(reply.body, bytes) else ("Connection", "close")
         head = h11.Response(status_code=reply.status, headers=[*reply.headers.items(), framing])
         await stream.send_all(connection.send(head) or b"")
-        async for piece in _pieces(reply.body):
-            await stream.send_all(connection.send(h11.Data(data=piece)) or b"")
+        if isinstance(reply.body, bytes):
+            await stream.send_all(connection.send(h11.Data(data=reply.body)) or b"")
+        else:
+            async with aclosing(reply.body) as pieces:
+                async for piece in pieces:
+                    await stream.send_all(connection.send(h11.Data(data=piece)) or b"")
         await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
-        if not whole or connection.our_state is not h11.DONE:
+        if connection.our_state is not h11.DONE:
             return
         connection.start_next_cycle()
 
@@ -79,11 +82,3 @@ async def _receive(stream: trio.SocketStream, connection: h11.Connection) -> Req
             return Request(head.method.decode(), head.target.decode(), body)
         else:
             return None
-
-
-async def _pieces(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if isinstance(body, bytes):
-        yield body
-    else:
-        async for piece in body:
-            yield piece

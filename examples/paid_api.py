@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import httpx
 import trio
@@ -79,7 +79,7 @@ class Api:
         self.accepted += 1
         return Reply(200, self.stream())
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes]:
         for number, word in enumerate(["every", "word", "costs"], start=1):
             await trio.sleep(0.02)
             yield json.dumps({"word": word, "used": 40 * number}).encode() + b"\n"

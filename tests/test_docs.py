@@ -34,6 +34,20 @@ def test_reference_pages_have_the_fixed_headings() -> None:
     assert headings == dict.fromkeys(headings, HEADINGS)
 
 
+def test_every_policy_page_says_which_forms_are_checkpoints() -> None:
+    silent = [
+        page for page in policy_pages() if "\n**Checkpoints.** " not in (REFERENCE / f"{page}.md").read_text("utf-8")
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_to_files_lead_somewhere(page: str) -> None:
+    """GitHub shows these pages too, where no Sphinx checks the links."""
+    targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
 def chapters(text: str) -> list[str]:
     """Return the second-level headings of a page, those inside code blocks left out."""
     prose = re.sub(r"^(`{3,}|~{3,}).*?^\1", "", text, flags=re.MULTILINE | re.DOTALL)
