@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any
 
 import attrs
@@ -46,7 +45,7 @@ class Script(Policy):
     def __init__(self, *steps: Any) -> None:
         self.steps = list(steps)
         self.began_at: list[float] = []
-        self.run = partial(self.call, _perform)
+        self.run = self(_perform)
 
     def link(self, inner: Link) -> Link:
         async def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
