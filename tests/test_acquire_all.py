@@ -10,7 +10,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
+from trio.testing import MockClock, assert_checkpoints
 
 import trioresil
 from tests._limits import LateClock, most_above_the_line, notices_cancellation, schedule_points, start_in_order
@@ -383,24 +383,28 @@ def test_cancelled_acquire_all_leaves_no_trace() -> None:
 
 async def refused_or_not(sweep: Sweep) -> None:
     one, two = emptied(rate=2), emptied(rate=2, max_wait=1)
-    refused = False
+    outcomes: dict[str, bool] = {}
+
+    async def customer(name: str, *demands: tuple[TokenBucket, float]) -> None:
+        try:
+            await acquire_all(*demands)
+        except RateLimitedError:
+            outcomes[name] = False
+        else:
+            outcomes[name] = True
 
     async def victim() -> None:
-        nonlocal refused
         with sweep.victim():
-            try:
-                await acquire_all((one, 1), (two, 2))
-            except RateLimitedError:
-                refused = True
+            await customer("victim", (one, 1), (two, 2))
 
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:  # who of the two comes second is refused
         nursery.start_soon(victim)
-        nursery.start_soon(two.acquire, 1)
-    await wait_all_tasks_blocked()
+        nursery.start_soon(customer, "other", (two, 1))
     assert (one.statistics().waiting, two.statistics().waiting) == (0, 0)
-    granted = one.statistics().granted - 1
-    assert granted == (0 if refused or sweep.victim_cancelled else 1)
-    assert two.statistics().granted == 2 + granted
+    assert ("victim" in outcomes) is not sweep.victim_cancelled
+    assert one.statistics().granted == 1 + outcomes.get("victim", False)
+    assert two.statistics().granted == 1 + outcomes.get("victim", False) + outcomes["other"]
+    assert level(two) == 2 * trio.current_time() - 2 * outcomes.get("victim", False) - outcomes["other"]
 
 
 def test_cancelled_or_refused_acquire_all_charges_no_bucket() -> None:
