@@ -15,9 +15,11 @@ from trio.lowlevel import checkpoint_if_cancelled
 from ._errors import outside_trio
 from ._events import Event as Event
 from ._kernel.backoff import Backoff as Backoff
+from ._kernel.backoff import Chance as Chance
 from ._kernel.trip_rules import TripCounter as TripCounter
 from ._kernel.trip_rules import TripRule as TripRule
-from ._links import Link, Linking, check_cancelled, finish_wrapper, make_link, refuse_generators
+from ._links import Link as Link
+from ._links import Linking, check_cancelled, finish_wrapper, make_link, refuse_generators
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -92,7 +92,7 @@ class Bulkhead(Policy):
         max_wait: float = math.inf,
         name: str = "bulkhead",
     ) -> None:
-        self.name = text("name", name)
+        self.name: str = text("name", name)
         self._limiter = limit if isinstance(limit, CapacityLimiter) else CapacityLimiter(_check_limit(limit))
         self._max_waiting = count("max_waiting", max_waiting, least=0, infinite=True)
         self._max_wait = seconds("max_wait", max_wait)

@@ -10,7 +10,7 @@ import inspect
 import itertools
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 from types import TracebackType
 from typing import Any
@@ -131,10 +131,10 @@ class CircuitBreaker(Policy):
         rng: Random | None = None,
         name: str = "circuit-breaker",
     ) -> None:
-        self.name = text("name", name)
-        self.trip = _check_trip(trip)
-        self.on = check_on(on)
-        self.on_result = function("on_result", on_result, signature="(result) -> bool")
+        self.name: str = text("name", name)
+        self.trip: TripRule = _check_trip(trip)
+        self.on: On = check_on(on)
+        self.on_result: Callable[[Any], bool] | None = function("on_result", on_result, signature="(result) -> bool")
         self._enforce = flag("enforce", enforce)
         self._rng = chance("rng", rng) or Random()
         self._probe_lease = seconds("probe_lease", probe_lease, zero=False)

@@ -98,10 +98,10 @@ class Fallback(Immutable, Policy, Generic[D]):
         if not alternatives and default is MISSING:
             raise ValueError("a Fallback needs an alternative or a default to fall back to")
         self.alternatives = alternatives
-        self.on = check_on(on)
+        self.on: On = check_on(on)
         self.default = default
-        self.on_result = function("on_result", on_result, signature="(result) -> bool")
-        self.name = text("name", name)
+        self.on_result: Callable[[Any], bool] | None = function("on_result", on_result, signature="(result) -> bool")
+        self.name: str = text("name", name)
         self._is_failure = failure_test(self.on)
         self._links = tuple((_name(each), make_link(each)) for each in alternatives)
         self._built = True

@@ -125,7 +125,7 @@ class Pipeline(Policy):
     @enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:  # plain bool: checkers would think that a block may swallow
         return await _leave(self.policies, error, undoing=False)
 
     def _refuse_callers(self) -> None:

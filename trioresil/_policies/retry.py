@@ -106,15 +106,17 @@ class Retry(Immutable, Policy):
         rng: Random | None = None,
         name: str = "retry",
     ) -> None:
-        self.on = check_on(on)
-        self.max_attempts = count("max_attempts", max_attempts, infinite=True)
-        self.backoff = exponential() if backoff is None else as_backoff("backoff", backoff)
-        self.budget = _check_budget(budget)
-        self.on_result = function("on_result", on_result, signature="(result) -> bool")
-        self.delay_hint = function("delay_hint", delay_hint, signature="(Exception or result) -> seconds or None")
-        self.max_hint = seconds("max_hint", max_hint)
-        self.rng = chance("rng", rng) or Random()
-        self.name = text("name", name)
+        self.on: On = check_on(on)
+        self.max_attempts: float = count("max_attempts", max_attempts, infinite=True)
+        self.backoff: Backoff = exponential() if backoff is None else as_backoff("backoff", backoff)
+        self.budget: RetryBudget | None = _check_budget(budget)
+        self.on_result: Callable[[Any], bool] | None = function("on_result", on_result, signature="(result) -> bool")
+        self.delay_hint: Callable[[Any], float | None] | None = function(
+            "delay_hint", delay_hint, signature="(Exception or result) -> seconds or None"
+        )
+        self.max_hint: float = seconds("max_hint", max_hint)
+        self.rng: Random = chance("rng", rng) or Random()
+        self.name: str = text("name", name)
         self._is_failure = failure_test(self.on)
         self._given: dict[str, Any] = {
             "on": on,
@@ -453,8 +455,8 @@ class Attempt:
         self._loop = loop
         self._state = _NEW
         self._retryable = False
-        self.number = number
-        self.previous = previous
+        self.number: int = number
+        self.previous: Exception | None = previous
         self.result: Any = MISSING
 
     def __enter__(self) -> Attempt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 import trio
@@ -69,7 +69,7 @@ class Timeout(Immutable, Policy):
 
     def __init__(self, seconds: float, *, name: str = "timeout") -> None:
         self._seconds = check_seconds("seconds", seconds, zero=False)
-        self.name = text("name", name)
+        self.name: str = text("name", name)
         self._open: dict[trio.lowlevel.Task, list[CancelScope]] = {}
         self._built = True
 
@@ -112,7 +112,7 @@ class Timeout(Immutable, Policy):
     @enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> Literal[False]:  # with plain bool, checkers would think that a block may swallow
         task = trio.lowlevel.current_task()
         scopes = self._open.get(task)
         if not scopes:

@@ -109,7 +109,7 @@ class TokenBucket(Policy):
         max_wait: float = math.inf,
         name: str = "token-bucket",
     ) -> None:
-        self.name = text("name", name)
+        self.name: str = text("name", name)
         self._level = Bucket(rate, capacity)
         self._cost = function("cost", cost, signature="(*args) -> tokens")
         self._max_wait = seconds("max_wait", max_wait)

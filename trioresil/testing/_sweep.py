@@ -41,7 +41,7 @@ class SweepFailure(AssertionError):
         super().__init__(moment, error)
         self.moment = moment
         self.error = error
-        self.__cause__ = error
+        self.__cause__: BaseException | None = error
 
     def __str__(self) -> str:
         return f"{self.moment}: {type(self.error).__name__}: {self.error}\nreplay: only={self.moment!r}"

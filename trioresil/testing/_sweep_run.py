@@ -71,8 +71,8 @@ class Sweep:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self.moment = run.moment
-        self.rng = random.Random(run.moment.seed)
+        self.moment: Moment = run.moment
+        self.rng: random.Random = random.Random(run.moment.seed)
 
     def victim(self, *, may_swallow: bool = False) -> _Victim:
         """Open the scope that is cancelled, at every moment of its life; ``with`` gives the ``trio.CancelScope``.
@@ -141,11 +141,11 @@ class Run(trio.abc.Instrument):
         self.living: dict[trio.lowlevel.Task, int] = {}
         self.moments: list[Moment] = []
         self.invariants: list[Callable[[], object]] = []
-        self.victim_scope = trio.CancelScope()
+        self.victim_scope: trio.CancelScope = trio.CancelScope()
         self.victim_task: trio.lowlevel.Task | None = None
-        self.victim_open = False
-        self.fired = False
-        self.delivered = False
+        self.victim_open: bool = False
+        self.fired: bool = False
+        self.delivered: bool = False
         self._reason = f"cancellation sweep: {moment}"
         self._scope = trio.CancelScope()
         self._clock = trio.testing.MockClock(autojump_threshold=0)
