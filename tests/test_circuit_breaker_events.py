@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import pickle
 from typing import Any
 
@@ -320,7 +319,6 @@ async def test_an_error_that_was_let_out_is_not_kept(autojump_clock: Any) -> Non
             await breaker.call(lambda: fail(OSError("kept")))
         assert breaker._cause is None
         assert admission._error is None
-    gc.collect()
 
 
 # --- statistics and repr --------------------------------------------------------------------------------------------
