@@ -173,3 +173,10 @@ def test_durations_are_written_as_people_write_them() -> None:
     written = {0.0: "0 s", 0.00012345: "0.0001234 s", 1.5: "1.5 s", 999.94: "999.9 s", 999.96: "1000 s"}
     written |= {1000.0: "1000 s", 123_456.7: "123457 s", 1e6: "1000000 s"}
     assert {value: errors.in_seconds(value) for value in written} == written
+
+
+def test_only_what_trio_says_outside_of_a_run_is_translated() -> None:
+    own = RuntimeError("own")
+    assert errors.outside_trio(own) is own
+    for words in ("must be called from async context", "Cannot be used outside of a run context"):
+        assert "trioresil runs on Trio" in str(errors.outside_trio(RuntimeError(words)))

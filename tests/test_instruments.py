@@ -27,6 +27,7 @@ from trioresil import (
     Timeout,
     TokenBucket,
     _instruments,
+    _links,
 )
 from trioresil.testing import Recorder
 
@@ -591,3 +592,24 @@ async def test_credentials_and_query_strings_of_urls_are_not_logged(log: Any, te
 def test_a_long_text_is_searched_in_linear_time() -> None:
     for text in ("a" * 200_000, "://" * 60_000, "https://" + "a" * 200_000, "a.b@" * 50_000, "://" + "@" * 200_000):
         assert len(_instruments._without_secrets(text)) <= len(text)  # quadratic, it would run into the time limit
+
+
+async def test_a_rejection_that_is_cancelled_in_its_checkpoint_says_that_nothing_had_started() -> None:
+    scope = trio.CancelScope()
+
+    class Cancelling:
+        def record(self, event: Event, /) -> None:
+            if isinstance(event, trioresil.CallRejected):
+                scope.cancel()
+
+    breaker = CircuitBreaker()
+    breaker.isolate()
+    seen: list[bool | None] = []
+    with trioresil.instrument(Cancelling()), scope:
+        try:
+            await breaker.call(trio.sleep_forever)
+        except trio.Cancelled as exc:
+            seen.append(_links.passage(exc).started)
+            raise
+    assert scope.cancelled_caught
+    assert seen == [False]
