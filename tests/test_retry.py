@@ -465,6 +465,13 @@ async def test_given_hint_takes_the_place_of_the_rejections_own(
     assert script.began_at == [0, 1]
 
 
+async def test_hint_into_the_past_is_told_as_a_wait_of_zero(form: Form, autojump_clock: trio.testing.MockClock) -> None:
+    recorder = Recorder()
+    with trioresil.instrument(recorder):
+        await form(retry_with(delay_hint=hint_of(-3)), Script(Passing(), "value").run)
+    assert [event.delay for event in recorder.of(trioresil.RetryScheduled)] == [0]
+
+
 @pytest.mark.parametrize(("hint", "error"), [(math.nan, ValueError), ("5", TypeError), (True, TypeError)])
 async def test_hint_that_is_no_number_is_refused(
     hint: Any, error: type[Exception], form: Form, autojump_clock: trio.testing.MockClock

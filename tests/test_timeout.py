@@ -256,7 +256,7 @@ async def test_due_together_behind_a_stalled_loop(form: Form, autojump_clock: tr
 # --- nurseries, sharing, nesting
 
 
-async def test_value_error_is_not_grouped_under_strict_groups(
+async def test_cancelled_nursery_gives_a_bare_time_out_error(
     form: Form, autojump_clock: trio.testing.MockClock
 ) -> None:
     async def work() -> None:

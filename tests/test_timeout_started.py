@@ -161,6 +161,14 @@ async def test_second_attempt_in_a_queue_after_a_started_first_has_started(
     ]
 
 
+async def test_running_attempt_after_a_refused_one_has_started(autojump_clock: trio.testing.MockClock) -> None:
+    error = await timed_out(retry_with(), work=Script(refuse(name="first"), After(99, "value")).run)
+    assert error.started is True
+    assert error.__notes__ == [
+        "trioresil: attempt 2 of retry 'search' was in flight; the last error was RejectedError('first')"
+    ]
+
+
 async def test_failing_result_has_started(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
     bulkhead = trioresil.Bulkhead(1)
 
