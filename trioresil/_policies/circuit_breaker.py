@@ -156,7 +156,7 @@ class CircuitBreaker(Policy):
         self._cause: BaseException | None = None
         self._root: weakref.ref[Task] | None = None  # of the trio.run that was met last
         self._inside = 0  # calls
-        self._admissions: set[Admission] = set()
+        self._admissions: set[Ticket] = set()
         self._opened = 0
         self._rejected = 0
 
@@ -436,8 +436,8 @@ class CircuitBreaker(Policy):
         self._root = None if root is None else weakref.ref(root)
         self._circuit.shift(seconds)
         self._blocks.clear()
-        for admission in self._admissions:
-            admission._outlive()
+        for ticket in self._admissions:  # left over from a run that has ended: what was seen there says nothing here
+            ticket.counts = False
         self._admissions.clear()
 
 
@@ -470,11 +470,6 @@ class Admission:
                 "fail() and ignore() belong inside of the admission's block: outside they would change nothing"
             )
 
-    def _outlive(self) -> None:
-        """Be left over from a trio.run that has ended: what was seen there says nothing here."""
-        if self._ticket is not None:
-            self._ticket.counts = False
-
     @enable_ki_protection
     def __enter__(self) -> Admission:
         if self._entered:
@@ -486,7 +481,7 @@ class Admission:
             _instruments.emit(CallRejected, policy=self._breaker, error=taken)
             raise taken
         self._entered = True
-        self._breaker._admissions.add(self)
+        self._breaker._admissions.add(taken)
         self._ticket = taken
         return self
 
@@ -497,7 +492,7 @@ class Admission:
         ticket, self._ticket = self._ticket, None
         if ticket is None:
             raise RuntimeError("this admission's block was not entered, or has been left already")
-        self._breaker._admissions.discard(self)
+        self._breaker._admissions.discard(ticket)
         if self._by_hand:
             self._breaker._report(ticket, self._verdict, self._error)
             self._error = None
