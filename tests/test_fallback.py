@@ -400,14 +400,14 @@ async def test_outcomes_dont_chain_onto_each_other(form: Form, autojump_clock: t
 
 
 async def test_events_tell_each_turn(form: Form, autojump_clock: trio.testing.MockClock) -> None:
-    async def cache() -> None:
-        return None
+    async def cache() -> str:
+        return "poor"
 
-    async def mirror() -> None:
+    async def mirror() -> str:
         raise mirror_error
 
     error, mirror_error = Passing(1), Passing(2)
-    fallback = trioresil.Fallback(cache, mirror, on=Passing, default=0, on_result=lambda result: result is None)
+    fallback = trioresil.Fallback(cache, mirror, on=Passing, default=0, on_result=lambda result: result == "poor")
     recorder = Recorder()
     with trioresil.instrument(recorder):
         assert await form(fallback, Script("value").run) == "value"
@@ -415,7 +415,7 @@ async def test_events_tell_each_turn(form: Form, autojump_clock: trio.testing.Mo
     assert recorder.events == [
         trioresil.PolicySeen(policy=fallback),
         trioresil.FellBack(policy=fallback, alternative=cache.__qualname__, error=error, result=None),
-        trioresil.FellBack(policy=fallback, alternative=mirror.__qualname__, error=None, result=None),
+        trioresil.FellBack(policy=fallback, alternative=mirror.__qualname__, error=None, result="poor"),
         trioresil.FellBack(policy=fallback, alternative="default", error=mirror_error, result=None),
     ]
 

@@ -108,6 +108,8 @@ async def test_error_in_time_comes_out_as_the_same_object(
         await form(trioresil.Timeout(2), work)
     assert caught.value is error
     assert error.__context__ is error.__cause__ is None
+    if isinstance(error, Exception):
+        assert vars(error) == {}  # only what is no exception carries what the policies know
 
 
 # --- late ends

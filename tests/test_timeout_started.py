@@ -238,6 +238,23 @@ async def test_alternative_in_a_queue_after_a_started_call_has_started(
     assert note.endswith("other of fallback 'degrade' was in flight; the last error was Passing('primary')")
 
 
+async def test_note_names_the_last_error_of_several(autojump_clock: trio.testing.MockClock) -> None:
+    async def fails_too() -> None:
+        raise Passing("secondary")
+
+    async def poor() -> str:
+        return "poor"
+
+    fallback = trioresil.Fallback(
+        fails_too, poor, trio.sleep_forever, on=Passing, on_result=lambda result: result == "poor"
+    )
+    error = await timed_out(fallback, work=Script(Passing("primary")).run)
+    assert error.__notes__ == [
+        "trioresil: alternative sleep_forever of fallback 'fallback' was in flight; "
+        "the last error was Passing('secondary')"
+    ]
+
+
 async def test_alternative_in_a_queue_after_a_refused_call_has_not(
     autojump_clock: trio.testing.MockClock, queue: Any
 ) -> None:
@@ -297,6 +314,26 @@ async def test_group_with_a_task_that_nobody_knows_of_is_unknown(
     autojump_clock: trio.testing.MockClock, queue: Any
 ) -> None:
     assert (await timed_out(Both(trio.sleep_forever), queue)).started is None
+
+
+async def test_started_attempt_outweighs_a_group_that_queues(
+    autojump_clock: trio.testing.MockClock, queue: Any
+) -> None:
+    class FailsFirst(Both):
+        failed = False
+
+        def link(self, inner: Any) -> Any:
+            both = super().link(inner)
+
+            async def link(args: Any, kwargs: Any) -> Any:
+                if not self.failed:
+                    self.failed = True
+                    raise Passing
+                return await both(args, kwargs)
+
+            return link
+
+    assert (await timed_out(retry_with(), FailsFirst(queue(trio.sleep_forever)), queue)).started is True
 
 
 async def test_nested_groups_are_looked_into(autojump_clock: trio.testing.MockClock, queue: Any) -> None:

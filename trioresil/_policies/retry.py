@@ -413,7 +413,7 @@ class _Attempts:
         """Take note of a failure; True if the attempt's block is to swallow its error."""
         course = self._course_now()
         attempt._retryable = course.goes_on_after(error, result)
-        if attempt._retryable or error is None or course.comes_out()[0] is not error:
+        if attempt._retryable or course.comes_out()[0] is not error:
             return True  # the iterator decides, and raises what has to come out
         course.report()
         self._end()
