@@ -98,6 +98,23 @@ async def test_a_call_lasts_as_long_as_it_was_inside(form: str, autojump_clock: 
     assert breaker.state is OPEN
 
 
+@pytest.mark.parametrize("form", ["call", "block", "admit"])
+async def test_a_failure_may_be_slow_as_well(form: str, autojump_clock: trio.testing.MockClock) -> None:
+    breaker = CircuitBreaker(trip=SlowRatio(1.0, slower_than=2.0, min_calls=1))
+    for seconds, state in ((2.0, CLOSED), (2.125, OPEN)):
+        breaker.reset()
+        with pytest.raises(OSError, match="down"):
+            if form == "call":
+                await breaker.call(lambda seconds=seconds: fail(after=seconds))
+            elif form == "block":
+                async with breaker:
+                    await fail(after=seconds)
+            else:
+                with breaker.admit():
+                    await fail(after=seconds)
+        assert breaker.state is state
+
+
 async def test_calls_that_were_inside_together_each_count(autojump_clock: trio.testing.MockClock) -> None:
     breaker = CircuitBreaker(trip=ConsecutiveFailures(3))
 

@@ -7,8 +7,8 @@ The law:
   interleave): then the exit gives no verdict.
 - A task that leaves a block without having entered one finishes what another task began (a generator that was handed over, by a
   task that may have ended since): the oldest open ticket of all is dropped, so that its slot comes back, and gives no verdict.
-- A ticket older than the lease is dropped when its task enters another block; its own exit then finds an entry in `_expired`
-  rather than somebody else's ticket.
+- A ticket older than the lease, whose slot is given away anyway, is dropped when its task enters another block; its own exit then
+  finds an entry in `_expired` rather than somebody else's ticket.
 - Every entry is ended by one exit, somewhere. So as many tickets are open as blocks are, whoever left which.
 
 Rejected: holding tasks weakly. A block that outlives the task that entered it would take its slot along.
@@ -33,18 +33,17 @@ class BlockStacks:
     def __len__(self) -> int:
         return sum(map(len, self._stacks.values()))
 
-    def push(self, owner: Hashable, ticket: Ticket, oldest: float) -> list[Ticket]:
-        """Note an entry. Return the owner's tickets that were admitted at `oldest` or before: they are dropped."""
+    def push(self, owner: Hashable, ticket: Ticket, oldest: float) -> None:
+        """Note an entry, and drop the owner's tickets that were admitted at `oldest` or before."""
         stack = self._stacks.get(owner)
         if stack is None:
             self._stacks[owner] = [ticket]
-            return []
-        dropped = [each for each in stack if each.admitted_at <= oldest]
-        if dropped:
-            stack[:] = [each for each in stack if each.admitted_at > oldest]
-            self._expired[owner] = self._expired.get(owner, 0) + len(dropped)
+            return
+        kept = [each for each in stack if each.admitted_at > oldest]
+        if len(kept) < len(stack):
+            self._expired[owner] = self._expired.get(owner, 0) + len(stack) - len(kept)
+            stack[:] = kept
         stack.append(ticket)
-        return dropped
 
     def pop(self, owner: Hashable) -> tuple[Ticket | None, bool]:
         """Note an exit. Return the ticket that it ends, and whether the exit may give a verdict."""

@@ -219,9 +219,7 @@ class CircuitBreaker(Policy):
     async def __aenter__(self) -> None:
         await check_cancelled()
         ticket = await self._take_or_reject()
-        oldest = ticket.admitted_at - self._probe_lease
-        for dropped in self._blocks.push(current_task(), ticket, oldest):
-            self._report(dropped, None, None)
+        self._blocks.push(current_task(), ticket, ticket.admitted_at - self._probe_lease)
 
     @enable_ki_protection
     async def __aexit__(
