@@ -131,6 +131,16 @@ async def test_one_slow_bucket_lets_the_next_of_the_others_go_when_it_is_served(
         assert trio.current_time() == 5
 
 
+async def test_charge_leaves_the_queue_the_credit_for_its_lateness(autojump_clock: MockClock) -> None:
+    one, two = emptied(rate=2), TokenBucket(rate=2, capacity=8)
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, functools.partial(acquire_all, (one, 8), (two, 1)))
+        await trio.sleep(2)
+        two.adjust(3)
+        assert level(two) == pytest.approx(8 + 2 * 0.01 - 3, abs=1e-9)
+    assert trio.current_time() == 4
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 

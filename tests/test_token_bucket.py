@@ -418,6 +418,34 @@ async def test_newcomer_passes_nobody_even_if_there_are_tokens_for_it(form: Form
     assert log.entries == [("large", 4)]
 
 
+@pytest.mark.parametrize("form", WAITING)
+async def test_who_was_served_and_comes_again_is_last(form: Form, autojump_clock: MockClock) -> None:
+    bucket = emptied(rate=2)
+    log = Log(bucket)
+
+    async def twice() -> None:
+        await log.take("first")()
+        await form(bucket)  # in the step in which the turnstile was handed over
+        await log.note("again")
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, twice, log.take("second", 2), log.take("third"))
+    assert log.entries == [("first", 0.5), ("second", 1.5), ("third", 2), ("again", 2.5)]
+
+
+async def test_waiter_whose_tokens_are_there_needs_one_step(autojump_clock: MockClock) -> None:
+    bucket = emptied(rate=2)
+    steps = []
+
+    async def counted() -> None:
+        steps.append(await schedule_points(bucket.acquire))
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, counted, counted, counted)
+        bucket.rate = math.inf
+    assert steps == [1, 1, 1]
+
+
 @pytest.mark.parametrize("which", [0, 1, 2])
 async def test_cancelled_waiter_delays_nobody(which: int, autojump_clock: MockClock) -> None:
     bucket = emptied(rate=2, capacity=8)

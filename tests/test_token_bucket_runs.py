@@ -116,16 +116,17 @@ def test_second_run_at_the_same_time_is_refused(form: str) -> None:
     bucket = TokenBucket(rate=1e-6, name="search")
 
     async def elsewhere() -> None:
-        if form == "acquire":
-            await bucket.acquire()
-        elif form == "call":
-            await bucket.call(trio.lowlevel.checkpoint)
-        elif form == "acquire_all":
-            await trioresil.acquire_all((TokenBucket(rate=1), 1), (bucket, 1))
-        elif form == "rate":
-            bucket.rate = 5
-        else:
-            bucket.pause(5)
+        with trio.fail_after(2):
+            if form == "acquire":
+                await bucket.acquire()
+            elif form == "call":
+                await bucket.call(trio.lowlevel.checkpoint)
+            elif form == "acquire_all":
+                await trioresil.acquire_all((TokenBucket(rate=1), 1), (bucket, 1))
+            elif form == "rate":
+                bucket.rate = 5
+            else:
+                bucket.pause(5)
 
     async def main() -> None:
         with trio.fail_after(20):
