@@ -289,6 +289,7 @@ class TokenBucket(Policy):
 Demands = tuple[tuple[TokenBucket, float], ...]
 
 
+@enable_ki_protection
 async def acquire_all(*demands: tuple[TokenBucket, float]) -> None:
     """Take tokens from several buckets, all or nothing.
 
