@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from random import Random
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -56,7 +56,7 @@ class Lists:
     def peak(self) -> int:
         return len(self.seconds) - 1
 
-    def delays(self, rng: Random) -> Any:
+    def delays(self, rng: Any, /) -> Iterator[float]:
         return iter(self.seconds)
 
 

@@ -10,7 +10,7 @@ import inspect
 import itertools
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from types import TracebackType
 from typing import Any
@@ -94,8 +94,9 @@ class CircuitBreaker(Policy):
 
     Args:
       trip (TripRule): when to open; rules combine with `|`. Default: ConsecutiveFailures(5).
-      open_for (float, seconds, > 0, or a Backoff): how long to stay open. A Backoff gives a longer time for each re-opening;
-        the circuit comes down one level for each length of the last open time that it has then stayed closed. Default: 30.
+      open_for (float, seconds, > 0, or a Backoff, or a list of seconds): how long to stay open. A Backoff or list gives another
+        time for each re-opening, its last one for ever; the circuit comes down one level for each length of the last open time
+        that it has then stayed closed. Default: 30.
       probes (int, >= 1): most calls let in at once when half-open. Default: 1.
       successes_to_close (int, >= 1): how many of them must succeed. Default: 1.
       probe_lease (float, seconds, > 0): after so long a probe's slot is given to another; the call goes on, without a verdict.
@@ -121,7 +122,7 @@ class CircuitBreaker(Policy):
         self,
         *,
         trip: TripRule | None = None,
-        open_for: float | Backoff = 30.0,
+        open_for: float | Backoff | Iterable[float] = 30.0,
         probes: int = 1,
         successes_to_close: int = 1,
         probe_lease: float = 60.0,
@@ -537,7 +538,7 @@ def _check_trip(trip: TripRule | None) -> TripRule:
     return trip
 
 
-def _check_open_for(open_for: float | Backoff) -> float | Backoff:
+def _check_open_for(open_for: float | Backoff | Iterable[float]) -> float | Backoff:
     if isinstance(open_for, (int, float)):
         return seconds("open_for", open_for, zero=False)
     return as_backoff("open_for", open_for)
