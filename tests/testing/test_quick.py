@@ -35,6 +35,7 @@ async def attempts_of(form: Form, retry: trioresil.Retry) -> int:
 async def test_retries_dont_sleep(form: Form, autojump_clock: trio.testing.MockClock) -> None:
     with quick():
         assert await attempts_of(form, retry_with()) == 5
+        assert await attempts_of(form, retry_with(max_attempts=50)) == 50
     assert trio.current_time() == 0
 
 

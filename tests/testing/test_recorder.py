@@ -36,6 +36,7 @@ def test_of_picks_one_class_and_those_derived_from_it() -> None:
 def test_clear_forgets_all() -> None:
     recorder = Recorder()
     recorder.record(SEEN)
+    recorder.record(GAVE_UP)
     recorder.clear()
     assert recorder.events == []
     recorder.record(GAVE_UP)
