@@ -27,7 +27,16 @@ from tests._circuit_breaker import (
     rejection,
     succeed,
 )
-from trioresil import Bulkhead, CircuitBreaker, CircuitOpenError, ConsecutiveFailures, Pipeline, Timeout, TokenBucket
+from trioresil import (
+    Bulkhead,
+    CircuitBreaker,
+    CircuitOpenError,
+    ConsecutiveFailures,
+    Pipeline,
+    SlowRatio,
+    Timeout,
+    TokenBucket,
+)
 
 # --- cancellation ---------------------------------------------------------------------------------------------------
 
@@ -306,6 +315,30 @@ async def test_a_call_begun_before_the_trip_changes_nothing_when_it_ends(
         await check(10.5, CLOSED)
         await check(12.5, CLOSED)
     assert breaker.statistics().opened == 1
+
+
+@every_form
+@pytest.mark.parametrize("good", [True, False])
+async def test_a_verdict_of_an_earlier_generation_touches_no_count_of_this_one(
+    use: Use, good: bool, autojump_clock: Any
+) -> None:
+    breaker = CircuitBreaker(trip=ConsecutiveFailures(2) | SlowRatio(1.0, slower_than=15, min_calls=1), open_for=8.0)
+
+    async def late() -> None:
+        try:
+            await use(breaker, lambda: succeed(after=20) if good else fail(after=20))
+        except OSError:
+            assert not good
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(late)
+        await trio.testing.wait_all_tasks_blocked()
+        await half_open(breaker)
+        await breaker.call(succeed)
+        await fail_times(breaker)
+        before = breaker.statistics().trip
+    assert before.startswith("1/2 consecutive failures, slow ratio 0 of 1 over 1")
+    assert (breaker.state, breaker.statistics().trip) == (CLOSED, before)
 
 
 @every_form
