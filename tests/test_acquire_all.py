@@ -121,6 +121,23 @@ async def test_head_of_all_queues_minds_every_bucket(autojump_clock: MockClock) 
     assert trio.current_time() == 7.5
 
 
+async def test_sleep_at_all_heads_ends_once_when_the_slowest_bucket_is_ready(autojump_clock: MockClock) -> None:
+    one, two = emptied(rate=2), emptied(rate=2)
+    steps = []
+
+    async def counted() -> None:
+        steps.append(await schedule_points(functools.partial(acquire_all, (one, 1), (two, 8))))
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, counted)
+        await trio.sleep(1)
+        two.rate = 4  # 6 tokens are missing
+        await trio.sleep(0.5)
+        two.rate = 8  # 4 tokens are missing
+    assert trio.current_time() == 2
+    assert steps == [1]
+
+
 async def test_one_slow_bucket_lets_the_next_of_the_others_go_when_it_is_served(autojump_clock: MockClock) -> None:
     one, two = emptied(rate=2), emptied(rate=1)
     async with trio.open_nursery() as nursery:

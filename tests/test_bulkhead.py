@@ -755,6 +755,21 @@ async def test_waiting_is_a_full_checkpoint_in_every_form(form: Form, autojump_c
             await form(bulkhead, nothing)
 
 
+@pytest.mark.parametrize("form", WAITING)
+async def test_waiter_needs_one_step(form: Form, autojump_clock: MockClock) -> None:
+    bulkhead = Bulkhead(1)
+    steps = []
+
+    async def counted() -> None:
+        steps.append(await schedule_points(functools.partial(form, bulkhead)))
+
+    async with trio.open_nursery() as nursery:
+        await bulkhead.acquire()
+        await start_in_order(nursery, counted, counted)
+        bulkhead.release()
+    assert steps == [1, 1]
+
+
 async def test_release_and_the_end_of_a_block_are_no_checkpoints(autojump_clock: MockClock) -> None:
     bulkhead = Bulkhead(2)
     await bulkhead.acquire()

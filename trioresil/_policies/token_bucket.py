@@ -263,6 +263,7 @@ class TokenBucket(Policy):
     def _check_cost(self, tokens: float) -> float:
         return 0 if tokens == 0 and tokens is not False else self._check_tokens("the result of cost", tokens)
 
+    @enable_ki_protection
     def _take_now(self, tokens: float) -> bool:
         if self._waiting:
             return False
