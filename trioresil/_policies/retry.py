@@ -428,11 +428,11 @@ class _Attempts:
 
     def _end(self) -> None:
         """Let go of the errors: their tracebacks hold the frame that holds the loop and its attempt."""
-        course, self._course = self._course, None
-        if course is not None:
-            course.forget()
-        if self._attempt is not None:
-            self._attempt.previous = None
+        assert self._course is not None
+        assert self._attempt is not None
+        self._course.forget()
+        self._course = None
+        self._attempt.previous = None
 
 
 _NEW: Final = "new"
