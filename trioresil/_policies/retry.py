@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import attrs
 import trio
 from trio import current_effective_deadline, current_time
+from trio.lowlevel import checkpoint
 
 from .. import _instruments
 from .._checks import MISSING, chance, count, function, number, seconds, text
@@ -203,7 +204,7 @@ class Retry(Immutable, Policy):
 class _Course:
     """What one call has been through since its first failure, and what is to be done about it."""
 
-    __slots__ = ("_delays", "_errors", "_kept", "_latest", "_limit", "_reason", "_retry", "_waited", "attempts")
+    __slots__ = ("_delays", "_due", "_errors", "_kept", "_latest", "_limit", "_reason", "_retry", "_waited", "attempts")
 
     def __init__(self, retry: Retry) -> None:
         quick = quickened.get()
@@ -214,6 +215,7 @@ class _Course:
         self._latest: tuple[Exception | None, Any] = (None, None)
         self._kept: tuple[Exception | None, Any] | None = None  # the last outcome of an attempt that started
         self._waited = 0.0
+        self._due = False  # whether the next attempt needs no sleep
         self._reason: Reason = "attempts"
         self.attempts = 0
 
@@ -250,6 +252,7 @@ class _Course:
             self._reason = "budget"
             return None
         self._waited += delay
+        self._due = not delay
         error, result = self._latest
         _instruments.emit(RetryScheduled, policy=retry, attempt=self.attempts, delay=delay, error=error, result=result)
         return wake_at
@@ -278,7 +281,10 @@ class _Course:
     async def wait_until(self, instant: float) -> None:
         """Wait for the next attempt."""
         try:
-            await trio.sleep_until(instant)
+            if self._due:
+                await checkpoint()  # a fifth of the price of a sleep
+            else:
+                await trio.sleep_until(instant)
         except BaseException as exc:
             self.note_cancelled(exc, "was being waited for")
             raise
