@@ -280,7 +280,7 @@ async def test_run_and_block_add_up_and_instrument_run_may_be_called_again() -> 
     def main() -> None:
         async def inside() -> None:
             trioresil.instrument_run(one)
-            trioresil.instrument_run(two, one)
+            trioresil.instrument_run(two)
             with trioresil.instrument(three, one):
                 report()
 
@@ -544,13 +544,17 @@ async def test_a_flood_of_names_is_counted_in_bounded_memory(log: Any) -> None:
 
 
 async def test_nothing_is_formatted_for_a_log_that_does_not_take_warnings(caplog: Any) -> None:
-    class Unprintable(OSError):
-        def __repr__(self) -> str:
-            raise AssertionError("formatted")  # pragma: no cover
+    printed: list[str] = []
 
-    caplog.set_level(logging.ERROR, logger="trioresil")
-    report(error=Unprintable())
-    assert caplog.messages == []
+    class Printed(OSError):
+        def __repr__(self) -> str:
+            printed.append("x")
+            return "x"
+
+    for level, expected in ((logging.ERROR, 0), (logging.WARNING, 1)):
+        caplog.set_level(level, logger="trioresil")
+        report(error=Printed())
+        assert len(caplog.messages) == len(printed) == expected
 
 
 async def test_an_error_that_can_not_be_printed_does_not_break_the_call(log: Any) -> None:

@@ -202,6 +202,7 @@ async def test_what_a_guard_raises_while_an_entry_is_undone_replaces_the_refusal
         async with Pipeline(Guard("a", log), Guard("b", log, raises=worse), Guard("c", log, refuses=OSError("no"))):
             pytest.fail("entered")  # pragma: no cover
     assert caught.value is worse
+    assert not hasattr(worse, "started")
     assert log[-1] == "leave a with KeyError('worse')"
 
 
@@ -247,7 +248,7 @@ async def test_a_foreign_time_out_that_refuses_an_entry_keeps_what_it_says() -> 
     log: list[str] = []
     foreign = TimedOutError("elsewhere", 3, started=True)
     with pytest.raises(TimedOutError) as caught:
-        async with Pipeline(Guard("a", log), Guard("b", log, refuses=foreign)):
+        async with Pipeline(Guard("a", log, raises=foreign), Guard("b", log, refuses=foreign)):
             pytest.fail("entered")  # pragma: no cover
     assert caught.value is foreign
     assert foreign.started is True

@@ -278,4 +278,4 @@ def _refuse_unretried_timeout(retry: Retry, inner: list[Policy]) -> None:
 
 
 def _matches_timeout(on: On) -> bool:
-    return failure_test(on)(TimedOutError("timeout", started=True))
+    return failure_test(on)(TimedOutError("timeout"))
