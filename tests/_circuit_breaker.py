@@ -48,7 +48,8 @@ async def open_circuit(breaker: CircuitBreaker) -> CircuitBreaker:
 async def half_open(breaker: CircuitBreaker) -> CircuitBreaker:
     """Trip a breaker and wait until a probe may be made."""
     await open_circuit(breaker)
-    await breaker.wait_admittable()
+    with trio.fail_after(70_000):  # rather than to hang
+        await breaker.wait_admittable()
     return breaker
 
 

@@ -197,6 +197,23 @@ def test_an_admission_left_behind_by_a_run_keeps_no_slot_and_gives_no_verdict() 
     assert breaker.state is HALF_OPEN
 
 
+def test_an_admission_left_behind_gives_no_verdict_as_the_first_thing_in_the_next_run_either() -> None:
+    breaker = one_failure()
+    left: list[Any] = []
+
+    async def leave_one() -> None:
+        left.append(generator_inside(breaker))
+        next(left[-1])
+
+    async def fail_it() -> None:
+        with pytest.raises(OSError, match="late"):
+            left[-1].throw(OSError("late"))
+
+    on_mock_clock(leave_one)
+    on_mock_clock(fail_it)
+    assert (breaker.state, breaker.statistics().inside) == (CLOSED, 0)
+
+
 @pytest.mark.parametrize("verdict", [None, "ignore", "fail", "throw"])
 def test_a_generator_that_ends_after_the_run_gives_its_slot_back(verdict: str | None) -> None:
     breaker = one_failure()

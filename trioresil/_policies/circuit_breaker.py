@@ -118,6 +118,8 @@ class CircuitBreaker(Policy):
     Source: M. Nygard, "Release It!"; states and names as in Polly and resilience4j.
     """
 
+    _one_chain = True
+
     def __init__(
         self,
         *,
@@ -491,12 +493,14 @@ class Admission:
         ticket, self._ticket = self._ticket, None
         if ticket is None:
             raise RuntimeError("this admission's block was not entered, or has been left already")
-        self._breaker._admissions.discard(ticket)
-        if self._by_hand:
-            self._breaker._report(ticket, self._verdict, self._error)
+        try:
+            if self._by_hand:
+                self._breaker._report(ticket, self._verdict, self._error)
+            else:
+                self._breaker._report_exit(ticket, error)
+        finally:  # not before: the report may meet another run, in which this admission is a left-over
+            self._breaker._admissions.discard(ticket)
             self._error = None
-        else:
-            self._breaker._report_exit(ticket, error)
 
 
 class Isolation:
