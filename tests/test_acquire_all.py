@@ -358,10 +358,10 @@ async def crossing(sweep: Sweep) -> None:
         for bucket in taken:
             statistics = bucket.statistics()
             if statistics.waiting == 0:
-                assert not bucket._turnstile_held
+                assert not bucket._turnstile.borrowed_tokens
                 assert bucket._head is None
             if (
-                bucket._turnstile_held and bucket._head is None
+                bucket._turnstile.borrowed_tokens and bucket._head is None
             ):  # its holder is parked at a later bucket, whose head sleeps
                 assert any(other._head is not None for other in taken)
         if any(bucket.statistics().waiting for bucket in taken):

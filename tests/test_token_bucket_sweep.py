@@ -70,7 +70,7 @@ class Street:
         now, statistics = trio.current_time(), self.bucket.statistics()
         if not statistics.waiting:
             assert self.bucket._head is None
-            assert not self.bucket._turnstile_held
+            assert not self.bucket._turnstile.borrowed_tokens
             assert statistics.waiting_tokens == 0
         else:
             assert self.bucket._head is not None

@@ -91,11 +91,16 @@ def mark_unstarted(exc: BaseException) -> None:
         passage(exc).started = False
 
 
+def can_share_chain(fn: object) -> bool:
+    """Tell whether a function may be called through a policy's chain of calls: it has, and has copied, no chain of its own."""
+    return callable(fn) and not hasattr(fn, _CHAIN)
+
+
 def make_link(fn: Callable[..., Any]) -> Link:
     """Return the innermost link of a chain around a function: a policy's wrapper, or a user's function."""
     if not callable(fn):
         raise _not_callable(fn)
-    return _Chain.behind(fn) or (_pass_through(fn) if _is_policy_call(fn) else _enter(fn))
+    return _Chain.behind(fn) or _enter(fn)
 
 
 def finish_wrapper(wrapper: W, fn: Callable[..., Any], link: Link) -> W:
@@ -112,25 +117,45 @@ def _enter(fn: Callable[..., Any]) -> Link:
             awaitable = fn(*args, **kwargs)
             return await awaitable
         except BaseException as exc:
-            if type(exc) is TypeError and awaitable is not _NOT_CALLED and not inspect.isawaitable(awaitable):
-                raise _not_awaitable(fn, awaitable) from None
-            mark_started(exc)
+            _came_out(fn, awaitable, exc)
             raise
 
     return entered
 
 
-def _pass_through(fn: Callable[..., Any]) -> Link:
-    async def passed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        awaitable = fn(*args, **kwargs)
-        if not inspect.isawaitable(awaitable):
-            raise _not_awaitable(fn, awaitable)
+class Called(dict[str, Any]):
+    """Stands for the keyword arguments of a `call`, which has none, and carries the function that is called.
+
+    So a policy needs one chain for all its calls, instead of a new one for each.
+    """
+
+    __slots__ = ("fn",)
+
+    fn: Callable[..., Any]
+
+
+async def enter_called(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Be the innermost link of such a chain."""
+    if type(kwargs) is not Called:
+        raise TypeError("a link must hand on the arguments that it was given, as they are")
+    awaitable: Any = _NOT_CALLED
+    try:
+        awaitable = kwargs.fn(*args)
         return await awaitable
+    except BaseException as exc:
+        _came_out(kwargs.fn, awaitable, exc)
+        raise
 
-    return passed
+
+def _came_out(fn: Callable[..., Any], awaitable: object, exc: BaseException) -> None:
+    """Note on what came out of a function that it had started, if the function is the user's; refuse what isn't async."""
+    if type(exc) is TypeError and awaitable is not _NOT_CALLED and not inspect.isawaitable(awaitable):
+        raise _not_awaitable(fn, awaitable) from None
+    if not is_policy_call(fn):
+        mark_started(exc)
 
 
-def _is_policy_call(fn: Callable[..., Any]) -> bool:
+def is_policy_call(fn: Callable[..., Any]) -> bool:
     """Tell whether calling fn enters a policy first: a wrapper, a bound method of a policy, or a partial of either."""
     while isinstance(fn, functools.partial):
         fn = fn.func

@@ -18,8 +18,8 @@ from ._kernel.backoff import Backoff as Backoff
 from ._kernel.backoff import Chance as Chance
 from ._kernel.trip_rules import TripCounter as TripCounter
 from ._kernel.trip_rules import TripRule as TripRule
+from ._links import Called, Linking, can_share_chain, enter_called, finish_wrapper, make_link, refuse_generators
 from ._links import Link as Link
-from ._links import Linking, check_cancelled, finish_wrapper, make_link, refuse_generators
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +54,9 @@ class Policy(Linking, ABC):
     stateful: bool = True
     """Whether calls that go through this object influence each other. Such an object may occur once in a Pipeline."""
 
+    _one_chain: bool = False  # True promises that links hand the very arguments on, so that all calls may share a chain
+    _chain_of_calls: Link | None = None
+
     @abstractmethod
     def link(self, inner: Link) -> Link:
         """Return one link of a chain: an async function of (args, kwargs) that does this policy's work around `inner`.
@@ -69,7 +72,7 @@ class Policy(Linking, ABC):
     async def call(self, fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts) -> T:
         """Call an async function under this policy and return its result.
 
-        Builds the chain anew; decorate, or `bind`, what is called often.
+        A policy of your own, and a Keyed, builds its chain anew for each call: decorate, or `bind`, what is called often.
 
         Args:
           fn (async function): what to call. Use functools.partial for keyword arguments.
@@ -77,9 +80,23 @@ class Policy(Linking, ABC):
 
         Cancellation: checks for cancellation before anything else; is otherwise as much of a checkpoint as `fn` is.
         """
-        link = self.link(make_link(fn))
-        await check_cancelled()
-        return await link(args, {})  # type: ignore[no-any-return]
+        kwargs: dict[str, Any] = {}
+        if self._one_chain and can_share_chain(fn):
+            link = self._chain_of_calls or self._make_chain_of_calls()
+            kwargs = Called()
+            kwargs.fn = fn
+        else:
+            link = self.link(make_link(fn))
+        try:
+            await checkpoint_if_cancelled()
+        except RuntimeError as exc:
+            raise outside_trio(exc) from None
+        return await link(args, kwargs)  # type: ignore[no-any-return]
+
+    def _make_chain_of_calls(self) -> Link:
+        link = self.link(enter_called)
+        object.__setattr__(self, "_chain_of_calls", link)  # also of one that is immutable
+        return link
 
     def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """Decorate an async function or method: each call of it goes through this policy."""

@@ -84,6 +84,8 @@ class Bulkhead(Policy):
     Source: M. Nygard, "Release It!".
     """
 
+    _one_chain = True
+
     def __init__(
         self,
         limit: float | CapacityLimiter,

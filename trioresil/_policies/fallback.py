@@ -65,6 +65,7 @@ class Fallback(Immutable, Policy, Generic[D]):
     """
 
     stateful = False
+    _one_chain = True
 
     @overload
     def __init__(

@@ -53,8 +53,8 @@ class Pipeline(Policy):
         async with trioresil.Pipeline(breaker, bulkhead):       # guards only
             ...
 
-    Sharing: holds nothing for a call; what its policies share they share. Pipelines nest. Cost: that of its policies; `call`
-    builds the chain anew, the decorator once.
+    Sharing: holds nothing for a call; what its policies share they share. Pipelines nest. Cost: that of its policies;
+    the chain is built once, for `call` as for the decorator, unless a Keyed or a policy of your own is among them.
 
     Args:
       *policies (Policy): outermost first.
@@ -75,6 +75,7 @@ class Pipeline(Policy):
                 raise TypeError(f"a Pipeline is made of policies (trioresil.abc.Policy), not {each!r}")
         self.policies: tuple[Policy, ...] = policies
         self.name: str = text("name", name)
+        self._one_chain = all(policy._one_chain for policy in policies)
         _refuse_contradictions(list(_flatten(policies)))
 
     def link(self, inner: Link) -> Link:

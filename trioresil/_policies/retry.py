@@ -93,6 +93,7 @@ class Retry(Immutable, Policy):
     """
 
     stateful = False
+    _one_chain = True
 
     def __init__(
         self,

@@ -66,6 +66,7 @@ class Timeout(Immutable, Policy):
     """
 
     stateful = False
+    _one_chain = True
 
     def __init__(self, seconds: float, *, name: str = "timeout") -> None:
         self._seconds = check_seconds("seconds", seconds, zero=False)

@@ -1,9 +1,9 @@
 """TokenBucket: a rate limit that is waited for in a queue.
 
-Who holds the turnstile is the head of the queue, and sleeps until its tokens are ready; all others are parked in a ParkingLot,
-which gives the queue its order and its safety under cancellation: whoever it wakes up can't be cancelled any more before it
-runs, so the turnstile that was handed over can't be lost. (A `trio.CapacityLimiter(1)` would do the same at half the speed.)
-Nothing is taken ahead of the grant: a waiter that is cancelled just leaves the line, and has nothing to give back.
+The turnstile is a `trio.CapacityLimiter(1)`: who holds it is the head of the queue and sleeps until its tokens are ready; all
+others are parked. It gives the queue its order and its safety under cancellation: whoever it is handed to can't be cancelled
+any more before it runs, so it can't be lost. Nothing is taken ahead of the grant: a waiter that is cancelled just leaves the
+line, and has nothing to give back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 import attrs
 import trio
 from trio import CancelScope
-from trio.lowlevel import ParkingLot, cancel_shielded_checkpoint, enable_ki_protection
+from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
 
 from .. import _instruments
 from .._checks import function, number, seconds, text
@@ -100,6 +100,8 @@ class TokenBucket(Policy):
     Source: the generic cell rate algorithm.
     """
 
+    _one_chain = True
+
     def __init__(
         self,
         *,
@@ -115,8 +117,7 @@ class TokenBucket(Policy):
         self._max_wait = seconds("max_wait", max_wait)
         self._clock = RunClock(self._level.shift, occupied=lambda: self._waiting > 0, owner=repr(name))
         self._order = next(_order)
-        self._turnstile_held = False
-        self._parked = ParkingLot()
+        self._turnstile = trio.CapacityLimiter(1)
         self._head: _Waiter | None = None
         self._waiting = 0
         self._waiting_tokens = 0.0
@@ -384,10 +385,11 @@ async def _queue(demands: Demands) -> bool:
     others_ran = False
     try:
         for bucket, _ in demands:
-            if bucket._turnstile_held:
+            if bucket._turnstile.borrowed_tokens:
                 others_ran = True
-                await bucket._parked.park()
-            bucket._turnstile_held = True
+                await bucket._turnstile.acquire_on_behalf_of(waiter)
+            else:  # `acquire` would pass a checkpoint; this is five times as fast
+                bucket._turnstile.acquire_on_behalf_of_nowait(waiter)
             held += 1
         while (ready_at := _grant_if_ready(demands, True)) is not None:
             others_ran = True
@@ -400,7 +402,7 @@ async def _queue(demands: Demands) -> bool:
         for bucket, tokens in demands:
             if held:
                 held -= 1
-                bucket._turnstile_held = bool(bucket._parked.unpark())
+                bucket._turnstile.release_on_behalf_of(waiter)
             bucket._leave(tokens)
 
 

@@ -1,0 +1,125 @@
+"""`call`: one chain for all the calls of a policy, whatever functions they call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+import trioresil
+from trioresil import Bulkhead, Fallback, Keyed, Pipeline, Retry, TimedOutError, Timeout, TokenBucket
+from trioresil._links import Link
+
+
+async def test_calls_of_different_functions_at_once_each_get_their_own(autojump_clock: trio.testing.MockClock) -> None:
+    results: dict[int, list[int]] = {}
+    pipeline = Pipeline(
+        Fallback(on=LookupError, default=-1),
+        Timeout(50),
+        Retry(on=(OSError, TimedOutError), backoff=[1]),
+        TokenBucket(rate=8, capacity=4, cost=lambda number: 1),
+        Bulkhead(3),
+    )
+
+    def numbered(own: int) -> Any:
+        attempts: list[int] = []
+
+        async def work(number: int) -> int:
+            attempts.append(number)
+            await trio.sleep(own % 3)
+            if len(attempts) < 2:
+                raise OSError
+            return own
+
+        async def use() -> None:
+            results[own] = [await pipeline.call(work, own), *attempts]
+
+        return use
+
+    async with trio.open_nursery() as nursery:
+        for own in range(20):
+            nursery.start_soon(numbered(own))
+    assert results == {own: [own, own, own] for own in range(20)}
+
+
+async def test_the_chain_is_built_once_for_all_calls_of_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Retry] = []
+    original = Retry.link
+
+    def link(self: Retry, inner: Link) -> Link:
+        built.append(self)
+        return original(self, inner)
+
+    monkeypatch.setattr(Retry, "link", link)
+    retry = Retry(on=OSError)
+    pipeline = Pipeline(retry)
+    for _ in range(3):
+        await pipeline.call(trio.sleep, 0)
+        await pipeline.call(trio.lowlevel.checkpoint)
+    assert built == [retry]
+
+
+class Tagging(trioresil.abc.Policy):
+    """A user's policy that changes the arguments."""
+
+    name = "tagging"
+
+    def link(self, inner: Link) -> Link:
+        async def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            return await inner(args, {**kwargs, "tag": "added"})
+
+        return link
+
+    def statistics(self) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Tagging,
+        lambda: Pipeline(Timeout(5), Tagging()),
+        lambda: Pipeline(Timeout(5), Pipeline(Tagging())),
+        lambda: Pipeline(Keyed(lambda key: Tagging(), key=lambda *args, **kwargs: args)),
+    ],
+)
+async def test_a_policy_of_ones_own_may_change_the_arguments_of_a_call(make: Any) -> None:
+    async def work(number: int, *, tag: str) -> tuple[int, str]:
+        return number, tag
+
+    policy = make()
+    assert await policy.call(work, 1) == (1, "added")
+    assert await policy(work)(2) == (2, "added")
+
+
+async def test_a_subclass_of_ours_that_changes_the_arguments_is_told_so() -> None:
+    class Changed(Timeout):
+        def link(self, inner: Link) -> Link:
+            return Tagging().link(inner)
+
+    with pytest.raises(TypeError, match="a link must hand on the arguments that it was given"):
+        await Changed(5).call(trio.sleep, 0)
+
+
+async def test_a_function_that_fails_is_not_kept_by_the_policy() -> None:
+    import gc
+    import weakref
+
+    retry = Retry(on=OSError)
+
+    def make() -> Any:
+        async def work() -> None:
+            raise ValueError("no")
+
+        return work
+
+    work = make()
+    seen = weakref.ref(work)
+    with pytest.raises(ValueError, match="no"):
+        await retry.call(work)
+    del work
+    gc.collect()
+    assert seen() is None
