@@ -11,7 +11,7 @@ import trio.testing
 
 import trioresil
 from trioresil import Bulkhead, Fallback, Keyed, Pipeline, Retry, TimedOutError, Timeout, TokenBucket
-from trioresil._links import Link
+from trioresil._links import Link, passage
 
 
 async def test_calls_of_different_functions_at_once_each_get_their_own(autojump_clock: trio.testing.MockClock) -> None:
@@ -95,13 +95,28 @@ async def test_a_policy_of_ones_own_may_change_the_arguments_of_a_call(make: Any
     assert await policy(work)(2) == (2, "added")
 
 
-async def test_a_subclass_of_ours_that_changes_the_arguments_is_told_so() -> None:
+async def test_a_subclass_of_ours_may_change_the_arguments_too() -> None:
+    async def work(number: int, *, tag: str) -> tuple[int, str]:
+        return number, tag
+
     class Changed(Timeout):
         def link(self, inner: Link) -> Link:
             return Tagging().link(inner)
 
+    class ChangedPipeline(Pipeline):
+        def link(self, inner: Link) -> Link:
+            return Tagging().link(inner)
+
+    for policy in (Changed(5), ChangedPipeline(Timeout(5))):
+        assert await policy.call(work, 1) == (1, "added")
+
+
+async def test_a_link_that_promised_to_hand_the_arguments_on_and_does_not_is_told_so() -> None:
+    class Promising(Tagging):
+        _one_chain = True
+
     with pytest.raises(TypeError, match="a link must hand on the arguments that it was given"):
-        await Changed(5).call(trio.sleep, 0)
+        await Promising().call(trio.sleep, 0)
 
 
 async def test_a_function_that_fails_is_not_kept_by_the_policy() -> None:
@@ -123,3 +138,20 @@ async def test_a_function_that_fails_is_not_kept_by_the_policy() -> None:
     del work
     gc.collect()
     assert seen() is None
+
+
+async def test_a_call_that_is_cancelled_at_an_inner_entrance_was_not_started() -> None:
+    entered: list[str] = []
+
+    async def work() -> None:
+        entered.append("work")
+
+    inner = Retry(on=OSError)
+    for form in (lambda: inner.call(work), inner(work)):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            with pytest.raises(trio.Cancelled) as caught:
+                await form()
+            assert passage(caught.value).started is False
+            await trio.lowlevel.checkpoint()
+    assert entered == []

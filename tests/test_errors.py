@@ -93,7 +93,7 @@ def bulkhead_full(reason: str) -> BulkheadFullError:
 )
 def test_the_message_is_made_of_the_attributes(error: TrioresilError, message: str) -> None:
     assert str(error) == message
-    assert repr(error) == f"{type(error).__name__}({error.policy!r})"
+    assert repr(error) == f"{type(error).__name__}({message!r})"
 
 
 def full(kind: type[Any]) -> Any:
@@ -147,7 +147,11 @@ def test_what_is_no_verdict() -> None:
     for error in (KeyboardInterrupt(), GeneratorExit(), BaseExceptionGroup("g", [KeyboardInterrupt()])):
         assert errors.is_no_verdict(error)
         assert not errors.is_unstarted(error)
-    for unstarted in (RejectedError("x"), TimedOutError("x", started=False)):
+    for unstarted in (
+        RejectedError("x"),
+        TimedOutError("x", started=False),
+        ExceptionGroup("g", [RejectedError("x"), ExceptionGroup("h", [RejectedError("y")])]),
+    ):
         assert errors.is_no_verdict(unstarted)
         assert errors.is_unstarted(unstarted)
     for verdict in (
@@ -155,7 +159,7 @@ def test_what_is_no_verdict() -> None:
         RejectedError("x", started=True),
         TimedOutError("x", started=True),
         TimedOutError("x"),
-        ExceptionGroup("g", [RejectedError("x")]),
+        ExceptionGroup("g", [RejectedError("x"), OSError()]),
     ):
         assert not errors.is_no_verdict(verdict)
         assert not errors.is_unstarted(verdict)

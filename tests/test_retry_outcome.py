@@ -140,7 +140,7 @@ async def test_unmatched_rejection_comes_out_if_nothing_started(
     assert error is refusals[1].error
     assert error.__notes__ == [
         "trioresil: retry 'search' gave up after 2 attempts and 1 s of waiting: `on` doesn't match this error\n"
-        "  attempt 1: RejectedError('full')"
+        "  attempt 1: RejectedError('full: rejected')"
     ]
 
 
@@ -201,7 +201,10 @@ async def test_note_lists_later_rejections_of_the_error_that_comes_out(
 ) -> None:
     error = await outcome_of(form, retry_with(max_attempts=3), Script(Passing(), refuse(name="a"), refuse(name="b")))
     (note,) = error.__notes__
-    assert note.splitlines()[1:] == ["  attempt 2: RejectedError('a')", "  attempt 3: RejectedError('b')"]
+    assert note.splitlines()[1:] == [
+        "  attempt 2: RejectedError('a: rejected')",
+        "  attempt 3: RejectedError('b: rejected')",
+    ]
 
 
 async def test_kept_error_is_listed_once_however_many_rejections_follow(

@@ -140,7 +140,8 @@ async def test_attempts_that_all_queued_have_not(autojump_clock: trio.testing.Mo
     error = await timed_out(retry_with(), trioresil.Timeout(3.5, name="attempt"), queue)
     assert error.started is False
     assert error.__notes__ == [
-        "trioresil: attempt 3 of retry 'search' was in flight; the last error was TimedOutError('attempt')"
+        "trioresil: attempt 3 of retry 'search' was in flight; the last error was "
+        "TimedOutError('attempt: timed out after 3.5 s before the call was started')"
     ]
 
 
@@ -165,7 +166,7 @@ async def test_running_attempt_after_a_refused_one_has_started(autojump_clock: t
     error = await timed_out(retry_with(), work=Script(refuse(name="first"), After(99, "value")).run)
     assert error.started is True
     assert error.__notes__ == [
-        "trioresil: attempt 2 of retry 'search' was in flight; the last error was RejectedError('first')"
+        "trioresil: attempt 2 of retry 'search' was in flight; the last error was RejectedError('first: rejected')"
     ]
 
 
@@ -205,8 +206,8 @@ async def test_wait_for_an_attempt_is_as_started_as_what_came_before(
     assert len(script.began_at) == 1
     assert caught.value.started is (started or form == "loop")  # the loop is in a function of the user's own
     (note,) = caught.value.__notes__
-    name = "Passing" if started else "RejectedError"
-    assert note == (f"trioresil: attempt 2 of retry 'search' was being waited for; the last error was {name}('first')")
+    last = "Passing('first')" if started else "RejectedError('first: rejected')"
+    assert note == f"trioresil: attempt 2 of retry 'search' was being waited for; the last error was {last}"
 
 
 async def test_notes_of_nested_retries_come_innermost_first(autojump_clock: trio.testing.MockClock) -> None:

@@ -24,6 +24,9 @@ class TrioresilError(Exception):
     started: bool | None = None
     """False: the operation was not started. True: it was. None: nobody can tell."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 class RejectedError(TrioresilError):
     """A policy refused a call: what it guards was not started, so it is safe to try elsewhere.
@@ -137,7 +140,9 @@ class NestingError(UsageError, RuntimeError):
 
 
 def is_unstarted(error: BaseException) -> bool:
-    """Tell whether an error says that what it leaves was never started."""
+    """Tell whether an error, or each leaf of a group, says that what it leaves was never started."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(is_unstarted, error.exceptions))
     return isinstance(error, TrioresilError) and error.started is False
 
 

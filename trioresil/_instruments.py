@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import re
 import threading
-import time
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, NoReturn
@@ -28,6 +27,7 @@ from .abc import Instrument
 MAX_WARNINGS_PER_SECOND: Final = 10
 
 installed = 0
+installed_for_runs = 0  # those of instrument_run among them
 _lock = threading.Lock()
 _logger = logging.getLogger("trioresil")
 
@@ -115,7 +115,7 @@ def instrument_run(*instruments: Instrument) -> None:
     except RuntimeError as exc:
         raise outside_trio(exc) from None
     _in_run.set(present + listeners)
-    _count(len(listeners))
+    _count(len(listeners), for_run=True)
     trio.lowlevel.add_instrument(_UntilEnd(listeners))
 
 
@@ -124,7 +124,7 @@ class _UntilEnd(trio.abc.Instrument):
         self._listeners = listeners
 
     def after_run(self) -> None:
-        _remove(self._listeners)
+        _remove(self._listeners, for_run=True)
 
 
 def _check(candidate: Instrument) -> Instrument:
@@ -133,31 +133,39 @@ def _check(candidate: Instrument) -> Instrument:
     return candidate
 
 
-def _count(change: int) -> None:
-    global installed
+def _count(change: int, *, for_run: bool = False) -> None:
+    global installed, installed_for_runs
     with _lock:
         installed += change
+        installed_for_runs += change if for_run else 0
 
 
-def _remove(listeners: tuple[_Listener, ...]) -> None:
+def _remove(listeners: tuple[_Listener, ...], *, for_run: bool = False) -> None:
     for listener in listeners:
         listener.active = False
-    _count(-len(listeners))
+    _count(-len(listeners), for_run=for_run)
 
 
 def listeners() -> list[_Listener]:
     """Return who hears this task, each instrument once."""
     if not installed:
         return []
-    try:
-        of_run = _in_run.get()
-    except RuntimeError:
-        of_run = ()
+    heard_by = [each for each in (*_of_run(), *_in_context.get()) if each.active]
+    if len(heard_by) < 2:
+        return heard_by
     unique: dict[int, _Listener] = {}
-    for each in (*of_run, *_in_context.get()):
-        if each.active:
-            unique.setdefault(id(each.instrument), each)
+    for each in heard_by:
+        unique.setdefault(id(each.instrument), each)
     return list(unique.values())
+
+
+def _of_run() -> tuple[_Listener, ...]:
+    if not installed_for_runs:  # asked first, because looking up a run variable costs more than all the rest
+        return ()
+    try:
+        return _in_run.get()
+    except RuntimeError:
+        return ()
 
 
 def announce(policy: Any) -> None:
@@ -190,12 +198,11 @@ async def reject(policy: Any, error: RejectedError) -> NoReturn:
 
 _WARNINGS: Final[dict[type[Event], str]] = {
     _events.RetryScheduled: "attempt {attempt} failed, the next in {delay}: {cause}",
-    _events.RetryGaveUp: "gave up after {attempts} attempts and {waited} of waiting ({reason}): {cause}",
+    _events.RetryGaveUp: "gave up after attempt {attempts} and {waited} of waiting ({reason}): {cause}",
     _events.CircuitOpened: "the circuit opened for {open_for}: {cause}",
     _events.CircuitClosed: "the circuit closed",
 }
-_recent_in_run: RunVar[dict[str, tuple[int, int]]] = RunVar("trioresil_recent_warnings")
-_recent_outside: dict[str, tuple[int, int]] = {}
+_recent: RunVar[dict[str, tuple[int, int]]] = RunVar("trioresil_recent_warnings")
 
 
 def _warn(kind: type[Event], fields: dict[str, Any]) -> None:
@@ -203,18 +210,17 @@ def _warn(kind: type[Event], fields: dict[str, Any]) -> None:
     if _logger.isEnabledFor(logging.WARNING) and _may_warn(name):
         shown = {key: in_seconds(value) if isinstance(value, float) else value for key, value in fields.items()}
         text = _WARNINGS[kind].format(cause=_cause(fields), **shown)
-        _logger.warning("%s: %s", name, _without_secrets(text))
+        _logger.warning("%s: %s", name, " ".join(_without_secrets(text).split()))  # one line, whatever an error says
 
 
 def _may_warn(name: str) -> bool:
-    """Count a warning, by the clock of the run, or by the system's if a policy is handled outside of one."""
+    """Count a warning, by the clock of the run. What is done by hand outside of one is told each time."""
     try:
         second = int(trio.current_time())
     except RuntimeError:
-        second, recent = int(time.monotonic()), _recent_outside
-    else:
-        recent = _recent_in_run.get({})
-        _recent_in_run.set(recent)
+        return True
+    recent = _recent.get({})
+    _recent.set(recent)
     since, warned = recent.get(name, (second, 0))
     warned = warned + 1 if since == second else 1
     if len(recent) > 1000:

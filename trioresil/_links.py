@@ -168,8 +168,16 @@ async def check_cancelled() -> None:
     """Check for cancellation, without letting other tasks run; outside of Trio, say what to do."""
     try:
         await checkpoint_if_cancelled()
-    except RuntimeError as exc:
-        raise outside_trio(exc) from None
+    except BaseException as exc:
+        not_let_in(exc)
+        raise
+
+
+def not_let_in(exc: BaseException) -> None:
+    """Note on a cancellation met at an entrance that nothing was started; outside of Trio, raise what says what to do."""
+    if isinstance(exc, RuntimeError) and (advice := outside_trio(exc)) is not exc:
+        raise advice from None
+    mark_unstarted(exc)
 
 
 def refuse_generators(fn: Callable[..., Any]) -> None:

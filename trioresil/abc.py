@@ -12,13 +12,21 @@ from typing import Any, ParamSpec, Protocol, TypeVar, TypeVarTuple, runtime_chec
 
 from trio.lowlevel import checkpoint_if_cancelled
 
-from ._errors import outside_trio
 from ._events import Event as Event
 from ._kernel.backoff import Backoff as Backoff
 from ._kernel.backoff import Chance as Chance
 from ._kernel.trip_rules import TripCounter as TripCounter
 from ._kernel.trip_rules import TripRule as TripRule
-from ._links import Called, Linking, can_share_chain, enter_called, finish_wrapper, make_link, refuse_generators
+from ._links import (
+    Called,
+    Linking,
+    can_share_chain,
+    enter_called,
+    finish_wrapper,
+    make_link,
+    not_let_in,
+    refuse_generators,
+)
 from ._links import Link as Link
 
 P = ParamSpec("P")
@@ -57,6 +65,11 @@ class Policy(Linking, ABC):
     _one_chain: bool = False  # True promises that links hand the very arguments on, so that all calls may share a chain
     _chain_of_calls: Link | None = None
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "link" in vars(cls) and "_one_chain" not in vars(cls):
+            cls._one_chain = False  # what a class promises of its links it can't promise of a subclass's
+
     @abstractmethod
     def link(self, inner: Link) -> Link:
         """Return one link of a chain: an async function of (args, kwargs) that does this policy's work around `inner`.
@@ -89,8 +102,9 @@ class Policy(Linking, ABC):
             link = self.link(make_link(fn))
         try:
             await checkpoint_if_cancelled()
-        except RuntimeError as exc:
-            raise outside_trio(exc) from None
+        except BaseException as exc:
+            not_let_in(exc)
+            raise
         return await link(args, kwargs)  # type: ignore[no-any-return]
 
     def _make_chain_of_calls(self) -> Link:
@@ -106,8 +120,9 @@ class Policy(Linking, ABC):
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             try:
                 await checkpoint_if_cancelled()
-            except RuntimeError as exc:
-                raise outside_trio(exc) from None
+            except BaseException as exc:
+                not_let_in(exc)
+                raise
             return await link(args, kwargs)
 
         return finish_wrapper(wrapper, fn, link)

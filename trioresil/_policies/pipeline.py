@@ -68,6 +68,7 @@ class Pipeline(Policy):
     """
 
     stateful = False
+    _one_chain = True
 
     def __init__(self, *policies: Policy, name: str = "pipeline") -> None:
         for each in policies:
@@ -75,7 +76,7 @@ class Pipeline(Policy):
                 raise TypeError(f"a Pipeline is made of policies (trioresil.abc.Policy), not {each!r}")
         self.policies: tuple[Policy, ...] = policies
         self.name: str = text("name", name)
-        self._one_chain = all(policy._one_chain for policy in policies)
+        self._one_chain = type(self)._one_chain and all(policy._one_chain for policy in policies)
         _refuse_contradictions(list(_flatten(policies)))
 
     def link(self, inner: Link) -> Link:
