@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import attrs
 import trio
 from trio import current_effective_deadline, current_time
-from trio.lowlevel import checkpoint
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .. import _instruments
 from .._checks import MISSING, chance, count, function, number, seconds, text
@@ -25,7 +25,7 @@ from .._events import RetryGaveUp, RetryScheduled
 from .._failures import On, check_on, failure_test
 from .._immutable import Immutable
 from .._kernel.backoff import Backoff, as_backoff, endless, exponential
-from .._links import Link, check_cancelled, passage
+from .._links import Link, not_let_in, passage
 from .._retry_budget import RetryBudget
 from ..abc import Policy
 
@@ -381,7 +381,11 @@ class _Attempts:
     async def __anext__(self) -> Attempt:
         attempt = self._attempt
         if attempt is None:
-            await check_cancelled()
+            try:
+                await checkpoint_if_cancelled()
+            except BaseException as exc:
+                not_let_in(exc)
+                raise
             if _instruments.installed:
                 _instruments.announce(self._retry)
             if self._retry.budget is not None:
