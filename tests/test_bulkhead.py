@@ -279,7 +279,7 @@ async def test_max_wait_of_zero_never_queues(autojump_clock: MockClock) -> None:
     bulkhead, log = Bulkhead(1, max_wait=0), Log()
     async with trio.open_nursery() as nursery:
         await start_in_order(nursery, log.visit(bulkhead, "a"))
-        with pytest.raises(BulkheadFullError):
+        with pytest.raises(BulkheadFullError, match="every permit is taken and 0 wait already"):
             await bulkhead.call(nothing)
         assert trio.current_time() == 0
     await bulkhead.call(nothing)
@@ -663,6 +663,42 @@ async def test_open_bulkhead_is_drained_when_it_is_empty_for_once(autojump_clock
         await start_in_order(nursery, log.visit(bulkhead, "a", 1), log.visit(bulkhead, "b", 1))
         await bulkhead.wait_drained()
         assert trio.current_time() == 2
+
+
+async def test_visitor_who_leaves_and_comes_again_at_once_is_waited_for(autojump_clock: MockClock) -> None:
+    bulkhead, log = Bulkhead(1), Log()
+
+    async def twice() -> None:
+        await log.visit(bulkhead, "a", 1)()
+        await log.visit(bulkhead, "again", 1)()  # in the step in which the drain was woken up
+
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, twice)
+        await bulkhead.wait_drained()
+        assert trio.current_time() == 2
+
+
+async def test_drain_is_woken_up_once(autojump_clock: MockClock) -> None:
+    bulkhead, log = Bulkhead(3), Log()
+    async with trio.open_nursery() as nursery:
+        await start_in_order(nursery, *[log.visit(bulkhead, "x", seconds) for seconds in (1, 2, 3, 1, 1)])
+        assert bulkhead.statistics().waiting == 2
+
+        async def pause() -> None:
+            await trio.sleep(0.5)
+            bulkhead.limit = 0
+            await trio.sleep(5)
+            assert bulkhead.statistics().inside == 0
+            bulkhead.limit = 1
+
+        nursery.start_soon(pause)
+        assert await schedule_points(bulkhead.wait_drained) == 1
+        assert trio.current_time() == 7.5
+        await start_in_order(nursery, log.visit(bulkhead, "y", 1))
+        bulkhead.limit = 2
+        await start_in_order(nursery, log.visit(bulkhead, "y", 2))
+        assert await schedule_points(bulkhead.wait_drained) == 1
+        assert trio.current_time() == 9.5
 
 
 async def test_cancelled_drain_changes_nothing(autojump_clock: MockClock) -> None:

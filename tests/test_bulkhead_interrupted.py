@@ -67,13 +67,21 @@ async def visit_block(bulkhead: Bulkhead) -> None:
         await trio.sleep(1)
 
 
+async def visit_by_hand(bulkhead: Bulkhead) -> None:
+    await bulkhead.acquire()
+    try:
+        await trio.sleep(1)
+    finally:
+        bulkhead.release()
+
+
 async def visit_call(bulkhead: Bulkhead) -> None:
     await bulkhead.call(trio.sleep, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"max_wait": 1000}])
-@pytest.mark.parametrize("visit", [visit_block, visit_call])
+@pytest.mark.parametrize("visit", [visit_block, visit_by_hand, visit_call])
 def test_no_permit_is_lost(visit: Callable[[Bulkhead], Awaitable[None]], options: dict[str, float]) -> None:
     at, more = 0, True
     while more:

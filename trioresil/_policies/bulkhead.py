@@ -278,7 +278,7 @@ class Bulkhead(Policy):
 
     def _refuse_self_wait(self, task: trio.lowlevel.Task) -> None:
         borrowers = self._limiter.statistics().borrowers
-        if self._limiter.total_tokens and borrowers and all(_task_of(each) is task for each in borrowers):
+        if self._limiter.total_tokens and all(_task_of(each) is task for each in borrowers):
             raise NestingError(
                 f"{self.name}: this task holds all {len(borrowers)} permits itself, so it would wait for ever: "
                 "use separate bulkheads for nested work, or raise the limit"
@@ -308,7 +308,6 @@ class Bulkhead(Policy):
     def _keep(self, permit: _Permit) -> None:
         self._block_permits.setdefault(permit.task, []).append(permit)
 
-    @enable_ki_protection
     def _give_back(self, permit: _Permit) -> None:
         self._limiter.release_on_behalf_of(permit)
         if self._draining:
