@@ -135,6 +135,10 @@ class WrongTokensError(UsageError, ValueError):
     """More tokens than the bucket holds, or a number that is none."""
 
 
+class WrongTokensTypeError(UsageError, TypeError):
+    """A number of tokens that is no number."""
+
+
 class NestingError(UsageError, RuntimeError):
     """A task would wait for itself."""
 

@@ -22,7 +22,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
 from .. import _instruments
 from .._checks import function, number, seconds, text
 from .._clock import RunClock
-from .._errors import RateLimitedError, UsageError, WrongTokensError
+from .._errors import RateLimitedError, WrongTokensError, WrongTokensTypeError
 from .._kernel.instants import remaining
 from .._kernel.token_bucket import Bucket
 from .._links import Link, check_cancelled, mark_unstarted
@@ -30,10 +30,6 @@ from ..abc import Policy
 
 _NUMBERS: Final = (int, float)
 _order = itertools.count()
-
-
-class WrongTokensTypeError(UsageError, TypeError):
-    """A number of tokens that is no number."""
 
 
 @attrs.frozen(kw_only=True)
