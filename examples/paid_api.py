@@ -39,7 +39,7 @@ async def start_answer(client: httpx.AsyncClient, prompt: str, estimate: float) 
     response = await client.send(request, stream=True)
     if response.status_code == 429:
         await response.aclose()
-        seconds = float(response.headers["Retry-After"])
+        seconds = float(response.headers["Retry-After"])  # this service always says it, and in seconds
         tokens.adjust(-estimate)  # a refused call used none
         requests.pause(seconds)  # everybody waits, not only the caller that was refused
         raise TooManyRequests(seconds)

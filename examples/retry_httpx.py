@@ -23,7 +23,7 @@ def retry_after(error: Exception) -> float | None:
     """Return the seconds that the server asks us to wait. (Retry-After may also be a date; left out here.)"""
     if isinstance(error, httpx.HTTPStatusError):
         value = error.response.headers.get("Retry-After", "")
-        return float(value) if value.isdigit() else None
+        return float(value) if value.isascii() and value.isdigit() else None
     return None
 
 
