@@ -243,7 +243,7 @@ async def test_without_a_queue_a_taken_permit_rejects(autojump_clock: MockClock)
     bulkhead, log = Bulkhead(1, max_waiting=0), Log()
     async with trio.open_nursery() as nursery:
         await start_in_order(nursery, log.visit(bulkhead, "a"))
-        with pytest.raises(BulkheadFullError, match="every permit is taken and 0 wait already"):
+        with pytest.raises(BulkheadFullError, match="every permit is taken and nobody may wait"):
             await bulkhead.call(nothing)
 
 
@@ -279,7 +279,7 @@ async def test_max_wait_of_zero_never_queues(autojump_clock: MockClock) -> None:
     bulkhead, log = Bulkhead(1, max_wait=0), Log()
     async with trio.open_nursery() as nursery:
         await start_in_order(nursery, log.visit(bulkhead, "a"))
-        with pytest.raises(BulkheadFullError, match="every permit is taken and 0 wait already"):
+        with pytest.raises(BulkheadFullError, match="every permit is taken and nobody may wait"):
             await bulkhead.call(nothing)
         assert trio.current_time() == 0
     await bulkhead.call(nothing)
@@ -869,3 +869,33 @@ def test_outside_of_trio_the_error_says_what_to_do() -> None:
         with pytest.raises(RuntimeError, match=r"start the program with trio\.run"):
             call_().send(None)
     assert bulkhead.statistics().borrowed == 0
+
+
+async def test_permit_that_another_run_holds_is_not_waited_for() -> None:
+    """Whoever gives it back would wake the waiter up from its own thread, which Trio can't survive."""
+    bulkhead = Bulkhead(1, name="shared")
+
+    async def other() -> None:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="'shared' is in use in another trio.run"):
+                await bulkhead.call(trio.sleep, 0)
+        assert bulkhead.statistics().waiting == 0
+
+    async with bulkhead:
+        await trio.to_thread.run_sync(trio.run, other)
+
+    async def later() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(bulkhead.call, trio.sleep, 0)
+
+    await trio.to_thread.run_sync(trio.run, later)
+    await later()
+    assert bulkhead.statistics().inside == 0
+
+
+async def test_task_that_holds_every_permit_is_rejected_where_nobody_may_wait(autojump_clock: MockClock) -> None:
+    for bulkhead in (Bulkhead(1, max_wait=0), Bulkhead(1, max_waiting=0)):
+        async with bulkhead:
+            with pytest.raises(BulkheadFullError, match="nobody may wait"):
+                await bulkhead.call(nothing)

@@ -102,27 +102,65 @@ def test_an_owner_with_tasks_inside_refuses_another_clock_and_stays_as_it_was() 
     assert owner.shifts == [10.0, 50.0 - 11.0]
 
 
-def test_peeking_never_shifts_and_tells_the_last_instant_if_the_clock_is_another() -> None:
+def test_peeking_outside_of_a_run_tells_the_last_instant_and_in_a_run_meets_its_clock() -> None:
     owner = Owner()
     assert owner.clock.peek() == 0.0
 
     async def main() -> None:
-        assert owner.clock.peek() == 0.0
-        owner.clock.read()
+        assert owner.clock.peek() == 10.0
         await trio.sleep(2)
         assert owner.clock.peek() == 12.0
         assert owner.clock.read_or_last() == 12.0
         await trio.sleep(1)
 
     async def other() -> None:
-        assert owner.clock.peek() == 12.0
+        assert owner.clock.peek() == 100.0
         await trio.sleep(1)
-        assert owner.clock.peek() == 12.0
+        assert owner.clock.peek() == 101.0
 
     trio.run(main, clock=clock_from(10))
     assert owner.clock.peek() == 12.0
-    trio.run(other, clock=clock_from(10))
+    trio.run(other, clock=clock_from(100))
+    assert owner.shifts == [10.0, 88.0]
+
+
+def test_peeking_at_what_another_run_has_tasks_in_tells_its_last_instant() -> None:
+    owner = Owner()
+    owner.read_at(10)
+    owner.inside = True
+
+    async def other() -> None:
+        assert owner.clock.peek() == 10.0
+
+    trio.run(other, clock=clock_from(100))
     assert owner.shifts == [10.0]
+
+
+def test_a_breaker_that_is_only_looked_at_becomes_half_open_in_a_later_run_too() -> None:
+    breaker = CircuitBreaker(open_for=10.0)
+
+    async def first() -> None:
+        breaker.open(10.0)
+
+    async def second() -> None:
+        assert breaker.state is CircuitState.OPEN
+        await trio.sleep(9.5)
+        assert breaker.state is CircuitState.OPEN
+        await trio.sleep(0.5)
+        assert breaker.state is CircuitState.HALF_OPEN
+
+    runs((0.0, 4096.0), first, second)
+    restored = CircuitBreaker.restore(CircuitBreaker(open_for=10.0).snapshot() | {"state": "open", "remaining": 10.0})
+    runs((512.0,), polled(restored))
+
+
+def polled(breaker: CircuitBreaker) -> Callable[[], Awaitable[None]]:
+    async def main() -> None:
+        while breaker.state is CircuitState.OPEN:  # noqa: ASYNC110  (polling is what is tested)
+            await trio.sleep(1)
+        assert trio.current_time() == 522.0
+
+    return main
 
 
 def test_read_or_last_reads_in_a_run_and_remembers_outside() -> None:

@@ -272,7 +272,7 @@ def test_alternatives_and_their_absence_are_checked() -> None:
             Fallback(wrong, on=OSError)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="generator function"):
         Fallback(async_generator, on=OSError)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="not a coroutine"):
+    with pytest.raises(TypeError, match="pass stand_in, without"):
         Fallback(stand_in(), on=OSError)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="twice"):
         Fallback(stand_in, stand_in, on=OSError)

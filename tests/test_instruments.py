@@ -479,8 +479,8 @@ async def test_failures_that_are_results_are_logged_as_such(log: Any, autojump_c
 
     await Retry(on=OSError, max_attempts=2, backoff=[1], on_result=lambda result: result is None).call(nothing)
     assert log.messages == [
-        "retry: attempt 1 failed, the next in 1 s: no exception was raised",
-        "retry: gave up after attempt 2 and 1 s of waiting (attempts): no exception was raised",
+        "retry: attempt 1 failed, the next in 1 s: its result was a failure",
+        "retry: gave up after attempt 2 and 1 s of waiting (attempts): its result was a failure",
     ]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import trio
 from trio.lowlevel import current_clock
 
-from ._errors import outside_trio
+from ._errors import in_another_run, outside_trio
 
 
 class RunClock:
@@ -48,20 +48,19 @@ class RunClock:
 
     def _meet(self, clock: trio.abc.Clock, now: float) -> None:
         if self._clock is not None and self._occupied():
-            raise RuntimeError(
-                f"{self._owner} is in use in another trio.run: an object serves one run at a time; "
-                "give each thread its own"
-            )
+            raise in_another_run(self._owner)
         self._shift(now - self._now)
         self._clock = clock
 
     def peek(self) -> float:
-        """Return the current time if this run's clock is the one last read, else the instant of the last reading."""
+        """Return the current time in a run, and outside of one, or while another run's tasks are inside, the last reading."""
         try:
             clock = current_clock()
         except RuntimeError:
             return self._now
-        return clock.current_time() if clock is self._clock else self._now
+        if clock is not self._clock:
+            return self._now if self._clock is not None and self._occupied() else self.read()
+        return clock.current_time()
 
     def read_or_last(self) -> float:
         """Like read, but outside of a run return the instant of the last reading."""

@@ -139,6 +139,14 @@ class WrongTokensTypeError(UsageError, TypeError):
     """A number of tokens that is no number."""
 
 
+class WrongPolicyError(UsageError, TypeError):
+    """A factory made something else than a policy."""
+
+
+class ChangedArgumentsError(UsageError, TypeError):
+    """A link promised to hand the arguments on, and did not."""
+
+
 class NestingError(UsageError, RuntimeError):
     """A task would wait for itself."""
 
@@ -152,7 +160,14 @@ def is_unstarted(error: BaseException) -> bool:
 
 def is_no_verdict(error: BaseException) -> bool:
     """Tell whether an error says nothing about the other side: cancellation, what never started, a mistake in the program."""
-    return not isinstance(error, Exception) or is_unstarted(error) or isinstance(error, UsageError)
+    return not isinstance(error, Exception) or is_unstarted(error) or is_usage_error(error)
+
+
+def is_usage_error(error: BaseException) -> bool:
+    """Tell whether an error, or any leaf of a group, is a mistake in the program."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(is_usage_error, error.exceptions))
+    return isinstance(error, UsageError)
 
 
 def outside_trio(exc: RuntimeError) -> RuntimeError:
@@ -163,6 +178,13 @@ def outside_trio(exc: RuntimeError) -> RuntimeError:
     running = asyncio is not None and asyncio._get_running_loop() is not None
     under = "under asyncio" if running else "outside of a Trio program"
     return RuntimeError(f"trioresil runs on Trio: start the program with trio.run(...); this ran {under}")
+
+
+def in_another_run(owner: str) -> RuntimeError:
+    """Return the error to raise when an object has tasks of another run inside."""
+    return RuntimeError(
+        f"{owner} is in use in another trio.run: an object serves one run at a time; give each thread its own"
+    )
 
 
 def in_seconds(value: float) -> str:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from ._errors import UsageError
+from ._errors import is_usage_error
 
 On: TypeAlias = type[Exception] | tuple[type[Exception], ...] | Callable[[Any], bool]
 FailureTest: TypeAlias = Callable[[BaseException], bool]
@@ -62,7 +62,7 @@ def failure_test(on: On) -> FailureTest:
         return isinstance(exc, classes) if classes is not None else bool(predicate(exc))
 
     def is_failure(exc: BaseException) -> bool:
-        if not isinstance(exc, Exception) or isinstance(exc, UsageError):
+        if not isinstance(exc, Exception) or is_usage_error(exc):
             return False
         if asked(exc):
             return True

@@ -2,7 +2,7 @@
 
 `installed` counts the instruments that are installed anywhere in the process. Everything on a hot path asks it first and pays
 nothing else while it is 0. Events are built only for listeners; where nobody listens, the few that an operator must see are
-written to the standard logger "trioresil", at most MAX_WARNINGS_PER_SECOND for each name.
+written to the standard logger "trioresil", at most MAX_WARNINGS_PER_SECOND for each name in each second of the clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 from weakref import WeakValueDictionary
 
 import trio
-from trio.lowlevel import RunVar, checkpoint
+from trio.lowlevel import RunVar, checkpoint, enable_ki_protection
 
 from . import _events
 from ._errors import RejectedError, in_seconds, outside_trio
@@ -81,6 +81,7 @@ class instrument:
         self._instruments = tuple(_check(each) for each in instruments)
         self._listeners: tuple[_Listener, ...] | None = None
 
+    @enable_ki_protection
     def __enter__(self) -> None:
         if self._listeners is not None:
             raise RuntimeError("this instrument(...) block is already open: make a new one for each with-statement")
@@ -88,6 +89,7 @@ class instrument:
         _in_context.set(_in_context.get() + self._listeners)
         _count(len(self._listeners))
 
+    @enable_ki_protection
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -193,7 +195,10 @@ async def reject(policy: Any, error: RejectedError) -> NoReturn:
     except BaseException as exc:
         mark_unstarted(exc)
         raise
-    raise error
+    try:
+        raise error
+    finally:
+        del error  # its traceback holds this frame
 
 
 _WARNINGS: Final[dict[type[Event], str]] = {
@@ -232,7 +237,7 @@ def _may_warn(name: str) -> bool:
 def _cause(fields: dict[str, Any]) -> str:
     error = fields.get("error")
     if error is None:
-        return "by hand" if fields.get("by_hand") else "no exception was raised"
+        return "by hand" if fields.get("by_hand") else "its result was a failure"
     try:
         return repr(error)
     except Exception:  # a broken __repr__ must not break the call

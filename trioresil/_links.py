@@ -19,7 +19,7 @@ from weakref import ref
 
 from trio.lowlevel import checkpoint_if_cancelled
 
-from ._errors import NotAwaitableError, TrioresilError, outside_trio
+from ._errors import ChangedArgumentsError, NotAwaitableError, TrioresilError, outside_trio
 
 W = TypeVar("W", bound=Callable[..., Any])
 Link: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any]], Awaitable[Any]]
@@ -27,6 +27,7 @@ Link: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any]], Awaitable[Any]]
 _CHAIN: Final = "__trioresil_chain__"
 _PASSAGE: Final = "__trioresil_passage__"
 _NOT_CALLED: Final = object()
+_ours: Final[set[Callable[..., Any]]] = set()
 
 
 class Linking:
@@ -137,7 +138,7 @@ class Called(dict[str, Any]):
 async def enter_called(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Be the innermost link of such a chain."""
     if type(kwargs) is not Called:
-        raise TypeError("a link must hand on the arguments that it was given, as they are")
+        raise ChangedArgumentsError("a link must hand on the arguments that it was given, as they are")
     awaitable: Any = _NOT_CALLED
     try:
         awaitable = kwargs.fn(*args)
@@ -155,10 +156,18 @@ def _came_out(fn: Callable[..., Any], awaitable: object, exc: BaseException) -> 
         mark_started(exc)
 
 
+def looked_through(fn: W) -> W:
+    """Mark a function of ours, such as acquire_all: a chain looks through it as through a bound method of a policy."""
+    _ours.add(fn)
+    return fn
+
+
 def is_policy_call(fn: Callable[..., Any]) -> bool:
     """Tell whether calling fn enters a policy first: a wrapper, a bound method of a policy, or a partial of either."""
     while isinstance(fn, functools.partial):
         fn = fn.func
+    if inspect.isfunction(fn) and fn in _ours:
+        return True
     if inspect.ismethod(fn):
         return isinstance(fn.__self__, Linking) or _Chain.behind(fn.__func__) is not None
     return _Chain.behind(fn) is not None
@@ -198,7 +207,9 @@ def _not_callable(fn: object) -> TypeError:
     if inspect.iscoroutine(fn):
         name = fn.__qualname__
         fn.close()
-        return TypeError(f"an async function and its arguments are wanted, not a coroutine: write call({name}, ...)")
+        return TypeError(
+            f"an async function is wanted, not the coroutine that calling it gives: pass {name}, without (...)"
+        )
     return TypeError(f"an async function is wanted, not {fn!r}")
 
 

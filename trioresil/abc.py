@@ -67,7 +67,8 @@ class Policy(Linking, ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "link" in vars(cls) and "_one_chain" not in vars(cls):
+        promising: Any = next(each for each in cls.__mro__ if "_one_chain" in vars(each))
+        if promising._one_chain and cls.link is not promising.link:
             cls._one_chain = False  # what a class promises of its links it can't promise of a subclass's
 
     @abstractmethod

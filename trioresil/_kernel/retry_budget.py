@@ -8,8 +8,7 @@ The law, over the last `window` seconds:
 - Deposits and withdrawals are forgotten after the window, in ten slots. Deposits may be forgotten before the retry that
   they paid for: the balance is then below zero, and is reported as 0.
 - The reserve lets a client with little traffic retry at all. It is there from the first moment, for any ratio.
-- The balance is worked out from two whole numbers each time, so nothing adds up; what the one multiplication is off by
-  is
+- The balance is worked out from two whole numbers each time, so nothing adds up; what the one multiplication is off by is
   forgiven (a millionth of a retry): 0.29 * 100 calls pay for 29 retries.
 
 Rejected: limits on retries in flight, which say nothing about slow retries, and a limit per call alone, which

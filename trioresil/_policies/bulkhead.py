@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from types import TracebackType
@@ -10,11 +11,18 @@ from typing import Any, NoReturn
 import attrs
 import trio
 from trio import CancelScope, CapacityLimiter
-from trio.lowlevel import ParkingLot, cancel_shielded_checkpoint, checkpoint, current_task, enable_ki_protection
+from trio.lowlevel import (
+    ParkingLot,
+    cancel_shielded_checkpoint,
+    current_clock,
+    current_root_task,
+    current_task,
+    enable_ki_protection,
+)
 
 from .. import _instruments
 from .._checks import count, seconds, text
-from .._errors import BulkheadFullError, NestingError
+from .._errors import BulkheadFullError, NestingError, in_another_run, outside_trio
 from .._links import Link, check_cancelled, mark_unstarted
 from ..abc import Policy
 
@@ -100,6 +108,7 @@ class Bulkhead(Policy):
         self._max_wait = seconds("max_wait", max_wait)
         self._queue: set[_Permit] = set()
         self._rejected = 0
+        self._clock: trio.abc.Clock | None = None
         self._closed = False
         self._drained = ParkingLot()
         self._draining = False  # whether somebody waits there, or has: cheaper to ask
@@ -162,7 +171,7 @@ class Bulkhead(Policy):
         Raises:
           RuntimeError: no permit was taken by `acquire`.
         """
-        task = current_task()
+        task = _this_task()
         if task not in self._block_permits:
             if not self._block_permits:
                 raise RuntimeError(f"{self.name}: release() without acquire()")
@@ -221,8 +230,9 @@ class Bulkhead(Policy):
 
         Cancellation: a full checkpoint; nothing changes.
         """
+        await check_cancelled()
         if not self._inside() and not self._queue:
-            await checkpoint()
+            await cancel_shielded_checkpoint()
         while self._inside() or self._queue:
             self._draining = True
             await self._drained.park()
@@ -249,9 +259,12 @@ class Bulkhead(Policy):
     @enable_ki_protection
     async def _wait(self, permit: _Permit) -> None:
         """Get a permit through the queue; if this raises, none was taken."""
-        self._refuse_self_wait(permit.task)
-        if self._max_wait == 0 or (len(self._queue) >= self._max_waiting and self._waiting() >= self._max_waiting):
+        if self._max_wait == 0 or self._max_waiting == 0:
+            await self._reject("every permit is taken and nobody may wait")
+        if len(self._queue) >= self._max_waiting and self._waiting() >= self._max_waiting:
             await self._reject(f"every permit is taken and {self._waiting()} wait already")
+        self._refuse_self_wait(permit.task)
+        self._refuse_other_run()
         self._queue.add(permit)
         granted = False
         try:
@@ -284,11 +297,25 @@ class Bulkhead(Policy):
                 "use separate bulkheads for nested work, or raise the limit"
             )
 
+    def _refuse_other_run(self) -> None:
+        """Refuse to wait for a task of another run, which would wake this one up from its own thread. Looks once in a run."""
+        clock = current_clock()
+        if clock is self._clock:
+            return
+        root = current_root_task()
+        borrowers = [each for each in self._limiter.statistics().borrowers if isinstance(each, _Permit)]
+        if any(_is_running(each.task) and _root_of(each.task) is not root for each in (*borrowers, *self._queue)):
+            raise in_another_run(repr(self.name))
+        self._clock = clock
+
     async def _reject(self, reason: str) -> NoReturn:
         self._rejected += 1
         error = BulkheadFullError(self.name)
         error.reason = reason
-        await _instruments.reject(self, error)
+        try:
+            await _instruments.reject(self, error)
+        finally:
+            del error  # its traceback holds this frame
 
     def _inside(self) -> int:
         """Count the calls and blocks inside. Nothing is counted as they come and go: their permits are in the limiter."""
@@ -302,7 +329,7 @@ class Bulkhead(Policy):
     def _new_permit(self) -> _Permit:
         permit = _Permit()
         permit.bulkhead = self
-        permit.task = current_task()
+        permit.task = _this_task()
         return permit
 
     def _keep(self, permit: _Permit) -> None:
@@ -317,6 +344,23 @@ class Bulkhead(Policy):
         if not self._drained or not (self._inside() or self._queue):
             self._draining = False
             self._drained.unpark_all()
+
+
+def _this_task() -> trio.lowlevel.Task:
+    try:
+        return current_task()
+    except RuntimeError as exc:
+        raise outside_trio(exc) from None
+
+
+def _is_running(task: trio.lowlevel.Task) -> bool:
+    return inspect.getcoroutinestate(task.coro) != inspect.CORO_CLOSED
+
+
+def _root_of(task: trio.lowlevel.Task) -> trio.lowlevel.Task:
+    while task.parent_nursery is not None:
+        task = task.parent_nursery.parent_task
+    return task
 
 
 def _task_of(borrower: object) -> object:

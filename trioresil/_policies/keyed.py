@@ -11,6 +11,7 @@ import attrs
 
 from .. import _instruments
 from .._checks import function, text, whole
+from .._errors import WrongPolicyError
 from .._links import Link
 from ..abc import Policy
 
@@ -98,8 +99,9 @@ class Keyed(Policy, Generic[K, V]):
         max_keys: int = 1024,
         name: str = "keyed",
     ) -> None:
-        if factory is None:
-            raise TypeError("factory must be a function (key) -> Policy, not None")
+        given: object = factory
+        if given is None or isinstance(given, Policy):  # a policy can be called too: it decorates
+            raise TypeError(f"factory must be a function (key) -> Policy, not {factory!r}")
         self.name: str = text("name", name)
         self._factory: Callable[[K], V] = function("factory", factory, signature="(key) -> Policy")
         self._key: Callable[..., K] | None = function("key", key, signature="(*args) -> hashable")
@@ -131,7 +133,9 @@ class Keyed(Policy, Generic[K, V]):
         if policy is None:
             policy = self._factory(key)
             if not isinstance(policy, Policy):
-                raise TypeError(f"{self.name}: factory must return a policy, but it returned {policy!r} for {key!r}")
+                raise WrongPolicyError(
+                    f"{self.name}: factory must return a policy, but it returned {policy!r} for {key!r}"
+                )
             self._made += 1
             self._known[key] = policy
         entry = self._held[key] = _Entry(policy)

@@ -270,8 +270,8 @@ def _refuse_unretried_timeout(retry: Retry, inner: list[Policy]) -> None:
     if classes_of(retry.on) is None:
         return
     for policy in inner:
-        if isinstance(policy, (Retry, Fallback)) and (classes_of(policy.on) is None or _matches_timeout(policy.on)):
-            return  # it is handled before it gets here
+        if isinstance(policy, Fallback) and (classes_of(policy.on) is None or _matches_timeout(policy.on)):
+            return  # it is answered before it gets here
         if isinstance(policy, Timeout) and not _matches_timeout(retry.on):
             raise ValueError(
                 f"the {policy.seconds:g} s time-out would never be retried by {retry!r}: "

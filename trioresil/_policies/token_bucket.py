@@ -25,7 +25,7 @@ from .._clock import RunClock
 from .._errors import RateLimitedError, WrongTokensError, WrongTokensTypeError
 from .._kernel.instants import remaining
 from .._kernel.token_bucket import Bucket
-from .._links import Link, check_cancelled, mark_unstarted
+from .._links import Link, check_cancelled, looked_through, mark_unstarted
 from ..abc import Policy
 
 _NUMBERS: Final = (int, float)
@@ -255,7 +255,8 @@ class TokenBucket(Policy):
         except TypeError as exc:
             raise WrongTokensTypeError(f"{self.name}: {exc}") from None
         except ValueError as exc:
-            raise WrongTokensError(f"{self.name}: {exc} (more than the capacity can never be granted)") from None
+            never = " (more than the capacity can never be granted)" if tokens > capacity else ""
+            raise WrongTokensError(f"{self.name}: {exc}{never}") from None
 
     def _check_cost(self, tokens: float) -> float:
         return 0 if tokens == 0 and tokens is not False else self._check_tokens("the result of cost", tokens)
@@ -288,6 +289,7 @@ Demands = tuple[tuple[TokenBucket, float], ...]
 
 
 @enable_ki_protection
+@looked_through
 async def acquire_all(*demands: tuple[TokenBucket, float]) -> None:
     """Take tokens from several buckets, all or nothing.
 
@@ -406,7 +408,10 @@ async def _refuse(bucket: TokenBucket, demands: Demands, now: float) -> NoReturn
     bucket._rejected += 1
     error = RateLimitedError(bucket.name, max(each._wait_for(tokens, now) for each, tokens in demands))
     error.max_wait = bucket._max_wait
-    await _instruments.reject(bucket, error)
+    try:
+        await _instruments.reject(bucket, error)
+    finally:
+        del error  # its traceback holds this frame
 
 
 def _grant_if_ready(demands: Demands, queued: bool) -> float | None:
