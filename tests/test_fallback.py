@@ -163,6 +163,41 @@ async def test_unmatched_error_of_an_alternative_comes_out_at_once(
     assert error.__notes__ == ["trioresil: fallback 'degrade': the call itself raised Passing('first')"]
 
 
+class Unshowable(Passing):
+    """An error, or a result, with a bug in its repr."""
+
+    def __repr__(self) -> str:
+        raise ValueError("this one can't be shown")
+
+
+async def test_what_has_no_repr_is_noted_by_its_type(form: Form, autojump_clock: trio.testing.MockClock) -> None:
+    error = Lasting()
+    fallback = fallback_to(Script(Unshowable()), Script(error), on_result=lambda result: True)
+    poor = [Unshowable()]  # in a list, or the script would raise it
+    assert await error_of(form, fallback, Script(poor)) is error
+    assert error.__notes__ == [
+        "trioresil: fallback 'degrade': the call itself returned <list>, which is no answer",
+        f"trioresil: fallback 'degrade': {fallback.statistics().alternatives[0]} raised <Unshowable>",
+    ]
+
+
+async def test_error_without_a_repr_leaves_a_cancellation_alone(
+    form: Form, autojump_clock: trio.testing.MockClock
+) -> None:
+    with trio.move_on_after(0.5) as scope:
+        await form(fallback_to(Script(After(1, "value"))), Script(Unshowable()).run)
+    assert scope.cancelled_caught
+
+
+async def test_large_result_is_cut_short_in_a_note(form: Form, autojump_clock: trio.testing.MockClock) -> None:
+    error = Lasting()
+    fallback = fallback_to(Script(error), on_result=lambda result: True)
+    assert await error_of(form, fallback, Script("x" * 10_000)) is error
+    assert error.__notes__ == [
+        f"trioresil: fallback 'degrade': the call itself returned '{'x' * 198}…, which is no answer"
+    ]
+
+
 async def test_unmatched_error_outweighs_an_earlier_failing_result(
     form: Form, autojump_clock: trio.testing.MockClock
 ) -> None:

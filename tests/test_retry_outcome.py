@@ -147,6 +147,39 @@ async def test_unmatched_rejection_comes_out_if_nothing_started(
 # --- notes
 
 
+class Unshowable(Passing):
+    """An error with a bug in its repr."""
+
+    def __repr__(self) -> str:
+        raise ValueError("this one can't be shown")
+
+
+async def test_error_without_a_repr_is_noted_by_its_type(form: Form, autojump_clock: trio.testing.MockClock) -> None:
+    error = Passing("last")
+    assert await outcome_of(form, retry_with(max_attempts=2), Script(Unshowable(), error)) is error
+    assert error.__notes__ == [
+        "trioresil: retry 'search' gave up after 2 attempts and 1 s of waiting\n  attempt 1: <Unshowable>"
+    ]
+
+
+async def test_error_without_a_repr_leaves_a_cancellation_alone(
+    form: Form, autojump_clock: trio.testing.MockClock
+) -> None:
+    with trio.move_on_after(0.5) as scope:
+        await form(retry_with(backoff=[0, 9]), Script(Unshowable(), After(1, "value")).run)
+    assert scope.cancelled_caught
+
+
+async def test_long_repr_is_cut_short_in_a_note(form: Form, autojump_clock: trio.testing.MockClock) -> None:
+    fits = Passing("x" * 189)
+    error, earlier = Passing("last"), [fits, Passing("x" * 190)]
+    assert len(repr(fits)) == 200
+    assert await outcome_of(form, retry_with(max_attempts=3), Script(*earlier, error)) is error
+    _, first, second = error.__notes__[0].splitlines()
+    assert first == f"  attempt 1: {fits!r}"
+    assert second == f"  attempt 2: Passing('{'x' * 190}…"
+
+
 async def test_first_unmatched_error_gets_no_note_and_no_event(
     form: Form, autojump_clock: trio.testing.MockClock
 ) -> None:

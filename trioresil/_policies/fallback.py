@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Generic, Never, NoReturn, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, Generic, Never, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 
 import attrs
 
@@ -14,6 +14,7 @@ from .._events import FellBack
 from .._failures import On, check_on, failure_test
 from .._immutable import Immutable
 from .._links import Link, make_link, passage, refuse_generators
+from .._notes import name_of, raise_again, shown
 from ..abc import Policy
 
 P = ParamSpec("P")
@@ -104,7 +105,7 @@ class Fallback(Immutable, Policy, Generic[D]):
         self.on_result: Callable[[Any], bool] | None = function("on_result", on_result, signature="(result) -> bool")
         self.name: str = text("name", name)
         self._is_failure = failure_test(self.on)
-        self._links = tuple((_name(each), make_link(each)) for each in alternatives)
+        self._links = tuple((name_of(each), make_link(each)) for each in alternatives)
         self._built = True
 
     @property
@@ -180,7 +181,7 @@ class Fallback(Immutable, Policy, Generic[D]):
                     _instruments.emit(FellBack, policy=self, alternative="default", error=error, result=result)
                     return self.default
             error, result = self._choose(outcomes, unmatched)
-            return result if error is None else _raise(error)
+            return result if error is None else raise_again(error)
         finally:  # the tracebacks of all these errors hold this frame
             outcomes.clear()
             del error
@@ -195,7 +196,9 @@ class Fallback(Immutable, Policy, Generic[D]):
         _, error, result = (started or candidates)[0]
         for name, other, other_result in outcomes:
             if error is not None and other is not error:
-                outcome = f"returned {other_result!r}, which is no answer" if other is None else f"raised {other!r}"
+                outcome = (
+                    f"returned {shown(other_result)}, which is no answer" if other is None else f"raised {shown(other)}"
+                )
                 error.add_note(f"trioresil: fallback {self.name!r}: {name} {outcome}")
         return error, result
 
@@ -203,7 +206,7 @@ class Fallback(Immutable, Policy, Generic[D]):
         if any(error is None or not is_unstarted(error) for _, error, _ in outcomes):
             passage(exc).started = True
         last = next((error for _, error, _ in reversed(outcomes) if error is not None), None)
-        after = "" if last is None else f"; the last error was {last!r}"
+        after = "" if last is None else f"; the last error was {shown(last)}"
         passage(exc).notes.append(f"trioresil: alternative {name} of fallback {self.name!r} was in flight{after}")
 
     def statistics(self) -> FallbackStatistics:
@@ -214,16 +217,3 @@ class Fallback(Immutable, Policy, Generic[D]):
     def __repr__(self) -> str:
         parts = [name for name, _ in self._links] + (["default"] if self.has_default else [])
         return f"<trioresil.Fallback {self.name!r} to {', '.join(parts)}>"
-
-
-def _raise(error: Exception) -> NoReturn:
-    context = error.__context__
-    try:
-        raise error
-    finally:
-        error.__context__ = context  # `raise` puts there what the caller is just handling
-        del error, context
-
-
-def _name(fn: object) -> str:
-    return getattr(fn, "__qualname__", None) or repr(fn)

@@ -26,6 +26,7 @@ from .._failures import On, check_on, failure_test
 from .._immutable import Immutable
 from .._kernel.backoff import Backoff, as_backoff, endless, exponential
 from .._links import Link, not_let_in, passage
+from .._notes import raise_again, shown
 from .._retry_budget import RetryBudget
 from ..abc import Policy
 
@@ -306,14 +307,10 @@ class _Course:
         """End the call: return the outcome's result, or raise its error."""
         error, result = self.comes_out()
         self.report()
-        if error is None:
-            return result
-        context = error.__context__
         try:
-            raise error
+            return result if error is None else raise_again(error)
         finally:
-            error.__context__ = context  # `raise` puts there what the caller is just handling
-            del error, context
+            del error  # its traceback holds this frame
 
     def report(self) -> None:
         """Tell how it ended: a note on the error that comes out, and an event. Not for a first error that doesn't match."""
@@ -339,7 +336,7 @@ class _Course:
             + _BECAUSE[self._reason]
         ]
         earlier = [(at, each) for at, each in self._errors if each is not error][-KEPT_ERRORS:]
-        lines += [f"  attempt {at}: {each!r}" for at, each in earlier]
+        lines += [f"  attempt {at}: {shown(each)}" for at, each in earlier]
         return "\n".join(lines)
 
     def forget(self) -> None:
@@ -361,7 +358,7 @@ _BECAUSE: Final[dict[Reason, str]] = {
 def _note_cancelled(
     retry: Retry, exc: BaseException, attempt: int, last: Exception | None, what: str = "was in flight"
 ) -> None:
-    after = "" if last is None else f"; the last error was {last!r}"
+    after = "" if last is None else f"; the last error was {shown(last)}"
     passage(exc).notes.append(f"trioresil: attempt {attempt} of retry {retry.name!r} {what}{after}")
 
 
