@@ -476,8 +476,48 @@ async def test_hint_into_the_past_is_told_as_a_wait_of_zero(form: Form, autojump
 async def test_hint_that_is_no_number_is_refused(
     hint: Any, error: type[Exception], form: Form, autojump_clock: trio.testing.MockClock
 ) -> None:
-    with pytest.raises(error, match="the result of delay_hint must be a number"):
-        await form(retry_with(delay_hint=hint_of(hint)), Script(Passing()).run)
+    failure = Passing()
+    with pytest.raises(error, match="the result of delay_hint must be a number") as caught:
+        await form(retry_with(delay_hint=hint_of(hint)), Script(failure).run)
+    assert caught.value.__cause__ is failure
+
+
+async def test_what_a_hint_raises_tells_of_the_attempts_error(
+    form: Form, autojump_clock: trio.testing.MockClock
+) -> None:
+    def hint(error: Exception) -> float:
+        raise wrong
+
+    failure, wrong = Passing(), ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError) as caught:
+        await form(retry_with(delay_hint=hint), Script(failure).run)
+    assert caught.value is wrong
+    assert wrong.__cause__ is failure
+
+
+async def test_hint_may_raise_the_attempts_error_itself(form: Form, autojump_clock: trio.testing.MockClock) -> None:
+    def hint(error: Exception) -> float:
+        raise error
+
+    failure = Passing()
+    with pytest.raises(Passing) as caught:
+        await form(retry_with(delay_hint=hint), Script(failure).run)
+    assert caught.value is failure
+    assert failure.__cause__ is None
+
+
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+async def test_hint_that_ends_an_iteration_is_no_success(
+    kind: type[Exception], form: Form, autojump_clock: trio.testing.MockClock
+) -> None:
+    def hint(error: Exception) -> float:
+        raise kind("no more")
+
+    failure = Passing()
+    with pytest.raises(RuntimeError, match=rf"delay_hint or backoff raised {kind.__name__}\('no more'\)") as caught:
+        await form(retry_with(delay_hint=hint), Script(failure).run)
+    assert isinstance(caught.value.__cause__, kind)
+    assert caught.value.__cause__.__cause__ is failure
 
 
 # --- results

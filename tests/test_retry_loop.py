@@ -214,6 +214,60 @@ async def test_loop_inside_a_generator_is_retried(autojump_clock: trio.testing.M
     assert [number async for number in pages()] == [2]
 
 
+ENDS_OF_ITERATION = [StopIteration, StopAsyncIteration]
+
+
+@pytest.mark.parametrize("kind", ENDS_OF_ITERATION)
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {},
+        {"delay_hint": lambda error: 61},
+        {"budget": trioresil.RetryBudget(min_per_second=0)},
+        {"max_attempts": 1},
+    ],
+    ids=["attempts are left", "hint", "budget", "attempts"],
+)
+async def test_end_of_an_iteration_leaves_its_block_at_once(
+    configuration: dict[str, Any], kind: type[Exception], autojump_clock: trio.testing.MockClock
+) -> None:
+    """The iterator can't raise it: that would end the loop as a success."""
+    error, turns, caught = kind("no more"), 0, None
+    async for attempt in retry_with(on=Exception, **configuration):
+        turns += 1
+        try:
+            with attempt:
+                raise error
+        except kind as exc:
+            caught = exc
+    assert caught is error
+    assert turns == 1
+
+
+async def test_end_of_an_iteration_is_noted_as_the_last_of_several_attempts(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    error, recorder = StopAsyncIteration(), Recorder()
+    with pytest.raises(StopAsyncIteration) as caught, trioresil.instrument(recorder):
+        async for attempt in retry_with(on=Exception):
+            with attempt:
+                raise Passing if attempt.number == 1 else error
+    assert caught.value is error
+    assert "  attempt 1: Passing()" in error.__notes__[0]
+    assert [event.reason for event in recorder.of(trioresil.RetryGaveUp)] == ["unmatched"]
+
+
+@pytest.mark.parametrize("kind", ENDS_OF_ITERATION)
+async def test_rejection_that_ends_an_iteration_is_not_lost_either(
+    kind: type[Exception], autojump_clock: trio.testing.MockClock
+) -> None:
+    both: Any = type("Both", (trioresil.RejectedError, kind), {})
+    with pytest.raises(both):
+        async for attempt in retry_with(on=Exception):
+            with attempt:
+                raise Passing if attempt.number == 1 else both("gate")
+
+
 # --- scopes around an attempt
 
 
@@ -370,6 +424,19 @@ async def test_loop_that_was_given_up_stays_over(autojump_clock: trio.testing.Mo
     with await anext(attempts):
         raise Passing
     with pytest.raises(Passing):
+        await anext(attempts)
+    with pytest.raises(StopAsyncIteration):
+        await anext(attempts)
+
+
+async def test_loop_whose_hint_went_wrong_stays_over(autojump_clock: trio.testing.MockClock) -> None:
+    def hint(error: Exception) -> float:
+        raise ZeroDivisionError
+
+    attempts = aiter(retry_with(delay_hint=hint))
+    with await anext(attempts):
+        raise Passing
+    with pytest.raises(ZeroDivisionError):
         await anext(attempts)
     with pytest.raises(StopAsyncIteration):
         await anext(attempts)

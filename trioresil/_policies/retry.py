@@ -65,8 +65,9 @@ class Retry(Immutable, Policy):
             with attempt:
                 response = await client.get(url)
 
-    The loop decides in the same way. `attempt.number` counts from 1; `attempt.previous` is the last error; a value given to
-    `attempt.result` is what `on_result` judges.
+    The loop decides in the same way, but never retries StopIteration and StopAsyncIteration, which no iterator can raise as
+    errors: they leave the block at once. `attempt.number` counts from 1; `attempt.previous` is the last error; a value given
+    to `attempt.result` is what `on_result` judges.
 
     Sharing: holds nothing for a call; one object serves any number of tasks. Cost: one try-statement until something fails.
 
@@ -82,7 +83,7 @@ class Retry(Immutable, Policy):
         raise. Default: none is.
       delay_hint ((Exception or result) -> seconds or None): a wait that the other side asks for, as in Retry-After; it takes
         the place of the backoff's and is never cut short: the wait is hint * (1 + U/2), exactly the hint if the backoff has no
-        jitter. Below 0 counts as 0. Default: the `retry_after` of a rejection.
+        jitter. Below 0 counts as 0. Must not raise. Default: the `retry_after` of a rejection.
       max_hint (float, seconds, >= 0): a hint above it ends the retry at once with the real error. Default: 60.
       rng (random.Random): source of jitter. Default: one seeded by the system.
       name (str): its name in errors' notes, events and logs. Default: "retry".
@@ -226,15 +227,18 @@ class _Course:
         """The latest error."""
         return self._errors[-1][1] if self._errors else None
 
-    def goes_on_after(self, error: Exception | None, result: Any) -> bool:
-        """Take note of a failed attempt and tell whether another could follow, as far as that needs no clock."""
+    def goes_on_after(self, error: Exception | None, result: Any, *, final: bool = False) -> bool:
+        """Take note of a failed attempt and tell whether another could follow, as far as that needs no clock.
+
+        After a final error none could, whatever `on` says.
+        """
         self.attempts += 1
         self._latest = (error, result)
         if error is not None:
             self._errors.append((self.attempts, error))
         if error is None or not is_unstarted(error):
             self._kept = self._latest
-        if error is not None and not self._retry._is_failure(error):
+        if error is not None and (final or not self._retry._is_failure(error)):
             self._reason = "unmatched"
             return False
         return self.attempts < self._limit
@@ -242,7 +246,11 @@ class _Course:
     def next_instant(self) -> float | None:
         """Return when to make the next attempt, or None if it isn't worth waiting for. Withdraws from the budget."""
         retry = self._retry
-        delay = self._delay()
+        try:
+            delay = self._delay()
+        except Exception as exc:
+            self._went_wrong(exc)
+            raise
         if delay is None:
             self._reason = "hint"
             return None
@@ -271,6 +279,15 @@ class _Course:
             jittered = getattr(retry.backoff, "jitter", "unknown") != "none"
             delay = hint * (1 + retry.rng.random() / 2) if jittered else hint
         return delay if quickened.get() is None else 0.0
+
+    def _went_wrong(self, exc: Exception) -> None:
+        """Have an error of `delay_hint` or `backoff` tell of the attempt's own error, whose place it takes."""
+        error = self._latest[0]
+        if error is not None and error is not exc:
+            exc.__cause__ = error
+        del error
+        if isinstance(exc, _ENDS_OF_ITERATION):
+            raise RuntimeError(f"retry {self._retry.name!r}: delay_hint or backoff raised {shown(exc)}") from exc
 
     def _hint(self) -> float | None:
         error, result = self._latest
@@ -346,6 +363,9 @@ class _Course:
         self._latest = (None, None)
 
 
+_ENDS_OF_ITERATION: Final = (StopIteration, StopAsyncIteration)
+"""Raised by an iterator, they would end the loop as if all were well, or turn into a RuntimeError."""
+
 _BECAUSE: Final[dict[Reason, str]] = {
     "attempts": "",
     "hint": ": the wait asked for is longer than max_hint",
@@ -397,18 +417,18 @@ class _Attempts:
         course = self._course
         if course is None:
             raise StopAsyncIteration
-        wake_at = course.next_instant() if attempt._retryable else None
-        if wake_at is None:
-            try:
-                course.conclude()
-            finally:
-                self._end()
-            raise StopAsyncIteration
         try:
-            await course.wait_until(wake_at)
+            wake_at = course.next_instant() if attempt._retryable else None
+            if wake_at is None:
+                course.conclude()
+            else:
+                await course.wait_until(wake_at)
         except BaseException:
             self._end()
             raise
+        if wake_at is None:
+            self._end()
+            raise StopAsyncIteration
         self._attempt = Attempt(self, course.attempts + 1, course.previous)
         return self._attempt
 
@@ -420,8 +440,9 @@ class _Attempts:
     def _failed(self, attempt: Attempt, error: Exception | None, result: Any) -> bool:
         """Take note of a failure; True if the attempt's block is to swallow its error."""
         course = self._course_now()
-        attempt._retryable = course.goes_on_after(error, result)
-        if attempt._retryable or course.comes_out()[0] is not error:
+        final = isinstance(error, _ENDS_OF_ITERATION)
+        attempt._retryable = course.goes_on_after(error, result, final=final)
+        if attempt._retryable or (course.comes_out()[0] is not error and not final):
             return True  # the iterator decides, and raises what has to come out
         course.report()
         self._end()
