@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
@@ -68,6 +69,20 @@ class CircuitBreakerStatistics:
     """How near it is to opening, in words."""
 
 
+def _fixed(attribute: str) -> Any:
+    """Return a public attribute that can only be read: decisions were made from it, and to change it would change half."""
+
+    def refuse(breaker: CircuitBreaker, value: object) -> None:
+        name = attribute.removeprefix("_")
+        raise AttributeError(
+            f"{breaker.name}: a breaker's {name} can't be changed: make another with CircuitBreaker({name}=...)",
+            name=name,
+            obj=breaker,
+        )
+
+    return property(operator.attrgetter(attribute), refuse)
+
+
 class CircuitBreaker(Policy):
     """Rejects calls for a while when too many have failed, then lets a few through to see whether it works again.
 
@@ -120,6 +135,11 @@ class CircuitBreaker(Policy):
 
     _one_chain = True
 
+    name: str = _fixed("_name")
+    trip: TripRule = _fixed("_trip")
+    on: On = _fixed("_on")
+    on_result: Callable[[Any], bool] | None = _fixed("_on_result")
+
     def __init__(
         self,
         *,
@@ -129,23 +149,23 @@ class CircuitBreaker(Policy):
         successes_to_close: int = 1,
         probe_lease: float = 60.0,
         on: On = Exception,
-        on_result: Any = None,
+        on_result: Callable[[Any], bool] | None = None,
         enforce: bool = True,
         rng: Random | None = None,
         name: str = "circuit-breaker",
     ) -> None:
-        self.name: str = text("name", name)
-        self.trip: TripRule = _check_trip(trip)
-        self.on: On = check_on(on)
-        self.on_result: Callable[[Any], bool] | None = function("on_result", on_result, signature="(result) -> bool")
+        self._name = text("name", name)
+        self._trip = _check_trip(trip)
+        self._on = check_on(on)
+        self._on_result: Callable[[Any], bool] | None = function("on_result", on_result, signature="(result) -> bool")
         self._enforce = flag("enforce", enforce)
         self._rng = chance("rng", rng) or Random()
         self._probe_lease = seconds("probe_lease", probe_lease, zero=False)
         self._open_for = _check_open_for(open_for)
-        self._is_failure = failure_test(self.on)
-        self._timed = self.trip.uses_clock
+        self._is_failure = failure_test(self._on)
+        self._timed = self._trip.uses_clock
         self._circuit = Circuit(
-            self.trip.counter(),
+            self._trip.counter(),
             open_time=self._open_time,
             peak=_peak(self._open_for),
             probes=whole("probes", probes),
@@ -167,7 +187,7 @@ class CircuitBreaker(Policy):
 
     def link(self, inner: Link) -> Link:
         """Return one link of a chain; see trioresil.abc.Policy."""
-        circuit, timed, on_result = self._circuit, self._timed, self.on_result
+        circuit, timed, on_result = self._circuit, self._timed, self._on_result
         record, read_clock = circuit.counter.record, self._clock.read
 
         async def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -185,34 +205,37 @@ class CircuitBreaker(Policy):
                 if generation == circuit.generation and not is_no_verdict(exc):
                     now = read_clock() if timed else 0.0
                     if record(now, self._is_failure(exc), now - began_at):
-                        self._trip(exc)
+                        self._open_now(exc)
                 raise
             self._inside -= 1
             failed = on_result is not None and bool(on_result(result))
             if generation == circuit.generation:  # else the circuit has moved on, and this verdict is of the past
                 now = read_clock() if timed else 0.0
                 if record(now, failed, now - began_at):
-                    self._trip(None)
+                    self._open_now(None)
             return result
 
         return link
 
     async def _call_admitted(self, inner: Link, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        ticket = await self._take_or_reject()
-        self._inside += 1
+        # A Ctrl-C must find the slot either not taken or given back. What takes and gives is protected from it; the function
+        # that is called must not be, nor then this frame, in which Python looks for signals only as it calls something.
+        ticket = failed = error = None
         try:
-            result = await inner(args, kwargs)
-        except BaseException as exc:
-            self._inside -= 1
-            self._report_exit(ticket, exc)
-            raise
-        self._inside -= 1
-        failed = None  # what stands if on_result raises
-        try:
-            failed = self.on_result is not None and bool(self.on_result(result))
+            ticket = await self._take_or_reject()
+            self._inside += 1
+            try:
+                result = await inner(args, kwargs)
+            except BaseException as exc:
+                error = exc
+                failed = self._verdict(exc)
+                raise
+            failed = self._on_result is not None and bool(self._on_result(result))
+            return result
         finally:
-            self._report(ticket, failed, None)
-        return result
+            if ticket is not None:
+                self._leave_call(ticket, failed, error)
+            del error  # its traceback holds this frame
 
     def admit(self) -> Admission:
         """Return one admission, a `with` block whose exit gives the verdict, unless that is given by hand. No checkpoint."""
@@ -221,6 +244,8 @@ class CircuitBreaker(Policy):
     @enable_ki_protection
     async def __aenter__(self) -> None:
         await check_cancelled()
+        if _instruments.installed:
+            _instruments.announce(self)
         ticket = await self._take_or_reject()
         self._blocks.push(current_task(), ticket, ticket.admitted_at - self._probe_lease)
 
@@ -249,10 +274,12 @@ class CircuitBreaker(Policy):
         return self._enforce
 
     @enforce.setter
+    @enable_ki_protection
     def enforce(self, value: bool) -> None:
         self._enforce = flag("enforce", value)
         self._changes.unpark_all()
 
+    @enable_ki_protection
     def open(self, seconds: float) -> None:
         """Open for so long, as when the other side says 503 with Retry-After; an open time that lasts longer is kept.
 
@@ -262,10 +289,12 @@ class CircuitBreaker(Policy):
         number("seconds", seconds, above=0, unit="seconds")
         self._circuit.open(self._clock.read(), seconds)
 
+    @enable_ki_protection
     def reset(self) -> None:
         """Close, and forget what was counted. Isolations stay."""
         self._circuit.reset(self._clock.read_or_last())
 
+    @enable_ki_protection
     def isolate(self) -> Isolation:
         """Reject all calls until the returned token's `release()`; reference-counted. The state underneath goes on."""
         return Isolation(self).__enter__()
@@ -365,19 +394,26 @@ class CircuitBreaker(Policy):
         _instruments.emit(CallRejected, policy=self, error=error, enforced=False)
         return Ticket(self._circuit.generation, now, counts=False)
 
+    @enable_ki_protection
     async def _take_or_reject(self) -> Ticket:
-        if _instruments.installed:
-            _instruments.announce(self)
         taken = self._take()
-        if isinstance(taken, CircuitOpenError):
+        if isinstance(taken, Ticket):
+            return taken
+        try:
             await _instruments.reject(self, taken)
-        return taken
+        finally:
+            del taken  # its traceback holds this frame
 
     def _verdict(self, error: BaseException | None) -> bool | None:
         """Say what an outcome means: True a failure, False a success, None nothing."""
         if error is None:
             return False
         return None if is_no_verdict(error) else self._is_failure(error)
+
+    @enable_ki_protection
+    def _leave_call(self, ticket: Ticket, failed: bool | None, error: BaseException | None) -> None:
+        self._inside -= 1
+        self._report(ticket, failed, error)
 
     def _report_exit(self, ticket: Ticket, error: BaseException | None) -> None:
         verdict = None  # what stands if `on` raises
@@ -397,7 +433,8 @@ class CircuitBreaker(Policy):
         if slot_came_back:
             self._changes.unpark_all()
 
-    def _trip(self, error: BaseException | None) -> None:
+    @enable_ki_protection
+    def _open_now(self, error: BaseException | None) -> None:
         self._cause = error
         try:
             self._circuit.trip(self._clock.read())
@@ -479,8 +516,11 @@ class Admission:
             _instruments.announce(self._breaker)
         taken = self._breaker._take()
         if isinstance(taken, CircuitOpenError):
-            _instruments.emit(CallRejected, policy=self._breaker, error=taken)
-            raise taken
+            try:
+                _instruments.emit(CallRejected, policy=self._breaker, error=taken)
+                raise taken
+            finally:
+                del taken  # its traceback holds this frame
         self._entered = True
         self._breaker._admissions.add(taken)
         self._ticket = taken
@@ -512,12 +552,14 @@ class Isolation:
         self._breaker = breaker
         self._held = False
 
+    @enable_ki_protection
     def release(self) -> None:
         """Let go. The circuit is then what it would have become meanwhile. Does nothing the second time."""
         if self._held:
             self._held = False
             self._breaker._isolate(-1)
 
+    @enable_ki_protection
     def __enter__(self) -> Isolation:
         if self._held:
             raise RuntimeError("this isolation is held already: call breaker.isolate() again for another")
@@ -525,6 +567,7 @@ class Isolation:
         self._breaker._isolate(+1)
         return self
 
+    @enable_ki_protection
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
