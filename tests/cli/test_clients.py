@@ -145,5 +145,11 @@ async def test_the_counter_counts_an_opening_once_however_often_it_is_made_longe
         await trio.sleep(2)
         await breaker.call(trio.lowlevel.checkpoint)
         breaker.open(1)
+    told = [what for _, what in counter.circuit_log]
+    assert told == [
+        "circuit opened for 1 s: by Retry-After, then 2 s by Retry-After",
+        "circuit closed: a probe succeeded",
+        "circuit opened for 1 s: by Retry-After",
+    ]
     assert counter.circuit_opened == 2
     assert counter.of(trioresil.CircuitClosed) == 1

@@ -177,9 +177,9 @@ def test_a_terminal_shows_both_sides_live_and_then_a_table() -> None:
     frames = [line for line in lines if "─ bare httpx ─" in line and "─ through trioresil ─" in line]
     assert len(frames) >= 5
     assert "service: DOWN" in plain
-    assert any(line.count("│ ───") == 2 and "!!" in line for line in lines)  # the axes, with the outage marked
+    assert any(line.count("│ service ───") == 2 and "!!" in line for line in lines)  # the axes, with the outage marked
     assert max(map(len, lines)) <= 80
-    assert re.search(r"│ requests +│ +40 │ +40 │", plain)
+    assert re.search(r"requests +│ +40 │ +40\n", plain)
     assert "The bare client answered" in plain
     assert "\x1b[32m" in written  # colour
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") >= 0  # the cursor is shown again
@@ -215,7 +215,7 @@ def test_into_a_pipe_it_writes_plain_lines_and_a_reader_that_leaves_ends_it() ->
         code = process.wait(PATIENCE)
     assert lines[0] == "60 s at 40 requests/s through each client, seed 1\n"
     assert re.match(
-        r" +1\.\d s  fair +bare httpx: [\d.]+ % answered, p99 .*\|  trioresil: .*, circuit closed\n", lines[1]
+        r" +1\.\d s  up, but flaky +bare httpx: [\d.]+ % answered, p99 .*\|  trioresil: .*, circuit closed\n", lines[1]
     )
     assert "\x1b" not in "".join(lines)
     assert (code, errors) == (1, "")
@@ -230,6 +230,7 @@ def test_into_a_pipe_it_writes_plain_lines_and_a_reader_that_leaves_ends_it() ->
         ("--seconds", "0", "0.0 is not in the range 1<=x<=600"),
         ("--seconds", "nan", "'nan' is not a number"),
         ("--rate", "inf", "inf is not in the range"),
+        ("--rate", "x", "'x' is not a valid number."),
         ("--seed", "1.5", "'1.5' is not a valid integer"),
     ],
 )
@@ -238,6 +239,12 @@ def test_a_wrong_option_is_refused_by_name(option: str, value: str, complaint: s
     assert refused.exit_code == 2
     assert refused.stdout == ""
     assert f"Invalid value for '{option}': {complaint}" in refused.stderr
+
+
+def test_the_help_says_what_the_figures_cannot_tell() -> None:
+    told = " ".join(CliRunner().invoke(_commands.trioresil, ["demo", "--help"]).stdout.split())
+    assert "The faults are seeded, the timing is real" in told
+    assert "below about 15 seconds" in told
 
 
 def test_the_help_tells_of_ctrl_c() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 
 import pytest
+from rich.console import Console
 
 from trioresil.cli._demo.course import Course, Options
 from trioresil.cli._demo.report import document, duration, percent, sentences
+from trioresil.cli._demo.show import print_end
 from trioresil.cli._demo.timeline import Side, Tally, Timeline, percentile, together
 from trioresil.cli._demo.view import ASCII, chart, stack
 from trioresil.cli._demo.weather import Weather
@@ -88,13 +92,18 @@ def test_a_slice_keeps_the_worst_state_of_the_circuit() -> None:
         (Tally(), []),
         (Tally(begun=4, fresh=4), ["fresh"] * 5),
         (Tally(begun=4, fresh=2, failed=2), ["fresh"] * 3 + ["failed"] * 2),
-        (Tally(begun=100, fresh=99, failed=1), ["fresh"] * 4 + ["failed"]),
+        (Tally(begun=100, fresh=99, failed=1), ["fresh"] * 4 + ["some_failed"]),
+        (Tally(begun=100, fresh=99, cached=1), ["fresh"] * 4 + ["some_cached"]),
+        (Tally(begun=100, fresh=98, cached=1, failed=1), ["fresh"] * 4 + ["some_failed"]),
+        (Tally(begun=100, fresh=78, cached=2, failed=20), ["fresh"] * 3 + ["some_cached", "failed"]),
+        (Tally(begun=100, fresh=1, failed=99), ["failed"] * 5),
         (Tally(begun=100, cached=100), ["cached"] * 5),
-        (Tally(begun=10, fresh=7, cached=1, failed=1), ["fresh"] * 2 + ["cached", "failed", "pending"]),
+        (Tally(begun=10, fresh=7, cached=1, failed=1), ["fresh"] * 3 + ["some_failed", "cached"]),
+        (Tally(begun=100, fresh=89, failed=1), ["fresh"] * 3 + ["some_failed", "pending"]),
         (Tally(begun=3), ["pending"] * 5),
     ],
 )
-def test_a_column_of_the_chart_shows_whatever_occurred(tally: Tally, expected: list[str]) -> None:
+def test_a_column_of_the_chart_is_proportional_but_hides_no_failure(tally: Tally, expected: list[str]) -> None:
     assert stack(tally, 5) == expected
 
 
@@ -133,11 +142,73 @@ def finished_course() -> Course:
 
 def test_the_sentences_follow_from_the_figures() -> None:
     assert sentences(finished_course()) == [
-        "The bare client answered 75.0 % of its callers, trioresil 99.0 %: 85.0 % with a fresh answer and 14.0 % with one from "
-        "the cache, at most 3.30 s old.",
-        "One caller in a hundred waited 2.50 s or longer with the bare client, 700 ms with trioresil.",
-        "While the service was down, it got 40 attempts from the bare client and 12 from trioresil.",
+        "The bare client answered 75.0 % of its callers, trioresil 99.0 %: 85.0 % fresh and 14.0 % from the cache, "
+        "at most 3.30 s old.",
+        "The slowest 1 % waited 2.50 s or longer bare, 700 ms or longer with trioresil.",
+        "During the outage the service got 40 bare attempts and 12 through trioresil.",
     ]
+
+
+def test_what_was_cut_off_is_told_and_no_failure() -> None:
+    course = Course(Options())
+    course.bare.total = Tally(begun=110, fresh=80, failed=20)
+    course.resilient.total = Tally(begun=110, fresh=107)
+    assert sentences(course) == [
+        "The bare client answered 80.0 % of its callers, trioresil 100.0 %, all fresh.",
+        "Not counted, as they were cut off: 10 bare requests, 3 through trioresil.",
+    ]
+
+
+def test_answers_that_all_came_from_the_cache_are_told_so() -> None:
+    course = Course(Options())
+    course.bare.total = Tally(begun=4, failed=4)
+    course.resilient.total = Tally(begun=4, cached=3, failed=1)
+    course.resilient.oldest = 2.0
+    assert sentences(course) == [
+        "The bare client answered 0.0 % of its callers, trioresil 75.0 %, all from the cache, at most 2.00 s old."
+    ]
+
+
+def printed_end(course: Course, width: int, *, terminal: bool = True) -> list[str]:
+    console = Console(
+        file=io.StringIO(), width=width, color_system=None, legacy_windows=False, force_terminal=terminal, no_color=True
+    )
+    print_end(console, course)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def cut_off_course() -> Course:
+    course = finished_course()
+    course.stopped = True
+    course.bare.total.begun = course.resilient.total.begun = 2000
+    return course
+
+
+def test_the_end_fits_a_terminal_of_80_by_24_with_its_headings() -> None:
+    lines = printed_end(cut_off_course(), 80)
+    assert len(lines) <= 23  # and the prompt
+    assert re.search(r"│ +bare httpx │ +trioresil$", lines[1])
+    assert any(line.startswith("cut off") for line in lines)
+
+
+@pytest.mark.parametrize("width", [40, 50, 64])
+def test_a_narrow_terminal_loses_no_figure(width: int) -> None:
+    lines = printed_end(cut_off_course(), width)
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines)
+    if width >= 50:
+        assert re.search(r"^ +from the cache +│ +0 +0\.0 % │ +28 +1\.4 %$", "\n".join(lines), re.MULTILINE)
+
+
+def test_in_a_pipe_the_end_has_no_trailing_spaces() -> None:
+    assert [line for line in printed_end(cut_off_course(), 80, terminal=False) if line != line.rstrip()] == []
+
+
+def test_a_course_in_which_nothing_ended_says_so() -> None:
+    course = Course(Options())
+    course.bare.total = course.resilient.total = Tally(begun=2)
+    assert sentences(course) == ["It was stopped before the first request had ended."]
 
 
 def test_a_course_that_never_began_says_so() -> None:

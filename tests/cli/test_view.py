@@ -24,7 +24,7 @@ def a_course() -> Course:
     course.resilient.total = Tally(begun=720, fresh=576, cached=144, sent=600)
     course.resilient.oldest = 4.25
     course.bare.waits = course.resilient.waits = [0.03] * 720
-    course.events.circuit_log.append((8.7, "circuit opened for 0.5 s: too many failures"))
+    course.events.circuit_log.append((8.7, "circuit opened for 0.5 s: too many failures, then 1 s by Retry-After"))
     course.state = "over"
     course._ended_at = 20.0
     return course
@@ -57,9 +57,22 @@ def test_both_sides_stand_beside_each_other_with_their_figures() -> None:
         "answered 100.0 %",
         "cached 144 20.0 % ≤ 4.25 s old",
         "sent 600 attempts, 0 waiting",
-        "last: circuit opened for 0.5 s: too many failures, at 8.7 s",
+        "at 8.7 s: circuit opened for 0.5 s: too many failures, then 1 s by Retry-After",
     ):
         assert figure in text
+
+
+def test_the_legend_explains_every_mark() -> None:
+    text = " ".join("\n".join(drawn(a_course(), 80)).split())
+    assert "█ fresh ▒ cached ░ few × failed ' few · waiting a column is 0.71 s" in text
+    assert "service: ─ up ! down ~ restarting circuit: - closed h probing O open" in text
+
+
+@pytest.mark.parametrize(("opened", "told"), [(0, "CLOSED │"), (1, "CLOSED, opened once │"), (3, "opened 3 times │")])
+def test_it_tells_how_often_the_circuit_opened(opened: int, told: str) -> None:
+    course = a_course()
+    course.events.circuit_opened = opened
+    assert told in " ".join("\n".join(drawn(course, 80)).split())
 
 
 def test_the_outage_is_told_by_shapes_alone() -> None:
@@ -67,8 +80,8 @@ def test_the_outage_is_told_by_shapes_alone() -> None:
     rows = [line for line in lines if "██" in line]
     assert len(rows) == 5
     assert all("×" in row[:40] and "▒" in row[40:] for row in rows)
-    assert any(line.count("!!!!") == 2 and line.count("~~") == 2 for line in lines)
-    assert any("OOOO" in line and "----" in line for line in lines)
+    assert any(line.count("!!!!") == 2 and line.count("~") == 2 and "service" in line for line in lines)
+    assert any("circuit" in line and "OOOO" in line and "----" in line for line in lines)
 
 
 def test_without_unicode_it_is_drawn_in_ascii() -> None:

@@ -16,6 +16,8 @@ MAX_RATE = 80.0  # both clients, both services and the display share one process
 class _Number(click.FloatRange):
     """A range of numbers that lets no NaN through."""
 
+    name = "number"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
         if math.isnan(number):
@@ -35,9 +37,17 @@ def trioresil() -> None:
     type=_Number(1, 600),
     default=20.0,
     show_default=True,
-    help="How long requests are sent. The outage takes a fifth of it.",
+    help="How long requests are sent. The outage takes a fifth of it; below about 15 seconds that is too short for a circuit "
+    "breaker to matter, and a Retry-After of at least a second then costs more than it saves.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Decides which requests the service fails.")
+@click.option(
+    "--seed",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Decides which requests the service fails. The faults are seeded, the timing is real: figures differ a little from "
+    "run to run.",
+)
 @click.option(
     "--rate", type=_Number(1, MAX_RATE), default=40.0, show_default=True, help="Requests a second, through each client."
 )

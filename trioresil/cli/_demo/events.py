@@ -22,6 +22,7 @@ class EventCounter:
         self._clock = clock
         self._counts: Counter[type[trioresil.Event]] = Counter()
         self._open = False
+        self._opening = ""
         self.circuit_opened = 0
         self.circuit_log: deque[tuple[float, str]] = deque(maxlen=KEPT_LINES)
 
@@ -29,17 +30,23 @@ class EventCounter:
         """Count an event."""
         self._counts[type(event)] += 1
         if isinstance(event, trioresil.CircuitOpened):
-            if self._open:
-                return  # another Retry-After has only made the open time longer
-            self._open = True
-            self.circuit_opened += 1
-            why = "by Retry-After" if event.by_hand else "a probe failed" if event.level else "too many failures"
-            self.circuit_log.append((self._clock(), f"circuit opened for {event.open_for:.2g} s: {why}"))
+            self._note_opening(event)
         elif isinstance(event, trioresil.CircuitHalfOpened):
             self._open = False
         elif isinstance(event, trioresil.CircuitClosed):
             self._open = False
             self.circuit_log.append((self._clock(), "circuit closed: a probe succeeded"))
+
+    def _note_opening(self, event: trioresil.CircuitOpened) -> None:
+        if self._open:  # another Retry-After has only made the open time longer
+            at, _ = self.circuit_log[-1]
+            self.circuit_log[-1] = at, f"{self._opening}, then {event.open_for:.2g} s by Retry-After"
+            return
+        self._open = True
+        self.circuit_opened += 1
+        why = "by Retry-After" if event.by_hand else "a probe failed" if event.level else "too many failures"
+        self._opening = f"circuit opened for {event.open_for:.2g} s: {why}"
+        self.circuit_log.append((self._clock(), self._opening))
 
     def of(self, kind: type[trioresil.Event]) -> int:
         """Return how many events of this class there were."""

@@ -115,39 +115,45 @@ def duration(seconds: float | None) -> str:
 
 
 def summary_table(course: Course, *, ascii_only: bool = False) -> Table:
-    """Return the final table."""
-    table = Table(box=box.ASCII2 if ascii_only else box.ROUNDED, title=_title(course), title_justify="left")
+    """Return the final table. Neither frame nor inner rules: with the title and the sentences it has to fit 24 lines."""
+    table = Table(box=box.ASCII2 if ascii_only else box.MINIMAL, show_edge=False, pad_edge=False)
     table.add_column("")
-    table.add_column(course.bare.name, justify="right", min_width=16)
-    table.add_column(course.resilient.name, justify="right", style="bold", min_width=16)
+    table.add_column(course.bare.name, justify="right", overflow="fold")
+    table.add_column(course.resilient.name, justify="right", overflow="fold", style="bold")
     sides = [(course.bare, course.bare_service), (course.resilient, course.resilient_service)]
 
-    def row(label: str, *values: str, style: str | None = None, end_section: bool = False) -> None:
-        table.add_row(label, *values, style=style, end_section=end_section)
+    def row(label: str, *values: str, style: str | None = None) -> None:
+        table.add_row(label, *values, style=style)
 
     def counted(value: int, total: int) -> str:
-        return f"{value}  {percent(value, total):>7}"
+        return f"{value} {percent(value, total):>7}"
 
     totals = [side.total for side, _ in sides]
     row("requests", *(str(each.begun) for each in totals))
     row("answered", *(counted(each.answered, each.begun) for each in totals), style="bold")
     row("  fresh", *(counted(each.fresh, each.begun) for each in totals), style="green")
     row("  from the cache", *(counted(each.cached, each.begun) for each in totals), style="yellow")
-    row("failed", *(counted(each.failed, each.begun) for each in totals), style="red", end_section=not _any_cut(course))
+    row("failed", *(counted(each.failed, each.begun) for each in totals), style="red")
     if _any_cut(course):
-        row("cut off at the end", *(counted(each.pending, each.begun) for each in totals), end_section=True)
+        row("cut off", *(counted(each.pending, each.begun) for each in totals))
     row("waited, median", *(duration(percentile(side.waits, 0.5)) for side, _ in sides))
-    row("waited, p99", *(duration(percentile(side.waits, 0.99)) for side, _ in sides), end_section=True)
-    row("attempts at the service", *(str(service.requests) for _, service in sides))
-    row("  during the outage", *(str(sent_in_outage(service)) for _, service in sides), end_section=True)
+    row("waited, p99", *(duration(percentile(side.waits, 0.99)) for side, _ in sides))
+    row("attempts", *(str(service.requests) for _, service in sides))
+    row("  in the outage", *(str(sent_in_outage(service)) for _, service in sides))
     seen = policies(course)
     row("retries", "-", str(seen["retries"]))
-    row("circuit opened", "-", str(seen["circuit_opened"]))
-    row("rejected by policies", "-", str(seen["rejected"]))
+    row("circuit opened", "-", times(seen["circuit_opened"]))
+    row("rejected", "-", str(seen["rejected"]))
     return table
 
 
-def _title(course: Course) -> str:
+def times(count: int) -> str:
+    """Return how often something happened, for people."""
+    return "never" if count == 0 else "once" if count == 1 else f"{count} times"
+
+
+def title(course: Course) -> str:
+    """Return what the final table is about."""
     ended = f"stopped after {course.elapsed:.1f} s" if course.stopped else f"{course.options.seconds:g} s"
     return f"{ended} at {course.options.rate:g} requests/s, seed {course.options.seed}"
 
@@ -157,31 +163,39 @@ def _any_cut(course: Course) -> bool:
 
 
 def sentences(course: Course) -> list[str]:
-    """Return what was seen, in words; computed, whichever side does better."""
+    """Return what was seen, in words; computed, whichever side does better. What was cut off is no failure and not counted."""
     bare, resilient = course.bare.total, course.resilient.total
     if not bare.begun:
         return ["It was stopped before the first request."]
+    if not bare.finished and not resilient.finished:
+        return ["It was stopped before the first request had ended."]
     told = [
-        f"The bare client answered {percent(bare.answered, bare.begun)} of its callers, trioresil "
-        f"{percent(resilient.answered, resilient.begun)}: {percent(resilient.fresh, resilient.begun)} with a fresh answer"
-        + (
-            f" and {percent(resilient.cached, resilient.begun)} with one from the cache, "
-            f"at most {duration(course.resilient.oldest)} old."
-            if resilient.cached
-            else "."
-        )
+        f"The bare client answered {percent(bare.answered, bare.finished)} of its callers, "
+        f"trioresil {percent(resilient.answered, resilient.finished)}{_how_fresh(course.resilient)}."
     ]
+    if _any_cut(course):
+        told.append(
+            f"Not counted, as they were cut off: {bare.pending} bare requests, {resilient.pending} through trioresil."
+        )
     if course.overdue:
         told.append("It did not end in time and was cut off.")
     waits = [percentile(side.waits, 0.99) for side in (course.bare, course.resilient)]
     if waits[0] is not None and waits[1] is not None:
         told.append(
-            f"One caller in a hundred waited {duration(waits[0])} or longer with the bare client, "
-            f"{duration(waits[1])} with trioresil."
+            f"The slowest 1 % waited {duration(waits[0])} or longer bare, {duration(waits[1])} or longer with trioresil."
         )
     outage = [sent_in_outage(service) for service in (course.bare_service, course.resilient_service)]
     if outage[0]:
-        told.append(
-            f"While the service was down, it got {outage[0]} attempts from the bare client and {outage[1]} from trioresil."
-        )
+        told.append(f"During the outage the service got {outage[0]} bare attempts and {outage[1]} through trioresil.")
     return told
+
+
+def _how_fresh(side: Side) -> str:
+    total = side.total
+    if not total.cached:
+        return ", all fresh" if total.fresh else ""
+    oldest = f"at most {duration(side.oldest)} old"
+    if not total.fresh:
+        return f", all from the cache, {oldest}"
+    fresh, cached = (percent(part, total.finished) for part in (total.fresh, total.cached))
+    return f": {fresh} fresh and {cached} from the cache, {oldest}"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from .course import Course, Options, Watch
-from .report import document, sentences, summary_table
+from .report import document, sentences, summary_table, title
 from .view import View, progress_line
 
 FRAME_INTERVAL: Final = 0.1
@@ -42,10 +42,16 @@ def show(options: Options, *, as_json: bool) -> int:
         sys.stdout.write(json.dumps(document(course), indent=2, allow_nan=False) + "\n")
         sys.stdout.flush()
     else:
-        console.print(summary_table(course, ascii_only=console.options.ascii_only))
-        for sentence in sentences(course):
-            console.print(sentence)
+        print_end(console, course)
     return 128 + caught if caught is not None else 1 if course.overdue else 0
+
+
+def print_end(console: Console, course: Course) -> None:
+    """Print the final table and what it says; without a terminal, no sentence is broken into lines."""
+    console.print(title(course), style="italic", markup=False)
+    console.print(summary_table(course, ascii_only=console.options.ascii_only))
+    for sentence in sentences(course):
+        console.print(sentence, soft_wrap=not console.is_terminal)
 
 
 class _Reader:

@@ -43,6 +43,11 @@ class Tally:
         """Under way; in the end: cut off."""
         return self.begun - self.fresh - self.cached - self.failed
 
+    @property
+    def finished(self) -> int:
+        """Those with an outcome."""
+        return self.begun - self.pending
+
     def add(self, outcome: Outcome) -> None:
         """Count one end."""
         setattr(self, outcome, getattr(self, outcome) + 1)
@@ -90,8 +95,7 @@ class Side:
 
     def answered_ratio(self) -> float | None:
         """Return the share of the finished requests that got an answer, fresh or cached; None before the first."""
-        finished = self.total.begun - self.total.pending
-        return self.total.answered / finished if finished else None
+        return self.total.answered / self.total.finished if self.total.finished else None
 
 
 def percentile(sorted_values: Sequence[float], ratio: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import attrs
@@ -13,21 +13,25 @@ from rich.table import Table
 from rich.text import Text
 
 from .course import Course
-from .report import duration, percent, policies
+from .report import duration, percent, policies, times
 from .timeline import Side, Slice, Tally, Timeline, percentile, together
 
 CHART_HEIGHT: Final = 5
+LABEL_WIDTH: Final = 8
 MIN_WIDTH_BESIDE: Final = 64
 """Narrower terminals get the two sides one below the other."""
 
 
 @attrs.frozen(kw_only=True)
 class Glyphs:
-    """What is drawn with what. Each kind has a shape of its own: colour only helps."""
+    """What is drawn with what. Each kind in a row has a shape of its own: colour only helps."""
 
     fresh: str = "█"
     cached: str = "▒"
+    some_cached: str = "░"
+    """Some of the requests in this cell, too few for a cell of their own."""
     failed: str = "×"
+    some_failed: str = "'"
     pending: str = "·"
     fair: str = "─"
     outage: str = "!"
@@ -40,13 +44,24 @@ class Glyphs:
 
 UNICODE: Final = Glyphs()
 ASCII: Final = Glyphs(
-    fresh="#", cached="+", failed="x", pending=".", fair="-", done="=", left="-", at_most="<=", frame=box.ASCII
+    fresh="#",
+    cached="+",
+    some_cached=":",
+    failed="x",
+    pending=".",
+    fair="-",
+    done="=",
+    left="-",
+    at_most="<=",
+    frame=box.ASCII,
 )
 
 STYLES: Final = {
     "fresh": "green",
     "cached": "yellow",
+    "some_cached": "yellow",
     "failed": "bold red",
+    "some_failed": "red",
     "pending": "dim",
     "fair": "dim",
     "outage": "bold red",
@@ -57,7 +72,10 @@ STYLES: Final = {
     "isolated": "bold red",
 }
 CIRCUIT_MARKS: Final = {"closed": "-", "half-open": "h", "open": "O", "isolated": "I"}
+WEATHER_WORDS: Final = {"fair": "up, but flaky", "outage": "DOWN", "restarting": "restarting"}
 
+
+KINDS: Final = ("fresh", "cached", "failed", "pending")
 
 TallyOf = Callable[[Slice], Tally]
 
@@ -85,10 +103,10 @@ class View:
             yield grid
         else:
             yield Group(*panels)
-        yield _legend(glyphs)
+        yield from _legend(course, inner - LABEL_WIDTH, glyphs)
         if course.events.circuit_log:
             at, what = course.events.circuit_log[-1]
-            yield Text(f"last: {what}, at {at:.1f} s", style="dim", no_wrap=True, overflow="ellipsis")
+            yield Text(f"at {at:.1f} s: {what}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _head(course: Course, width: int, glyphs: Glyphs) -> RenderableType:
@@ -101,7 +119,7 @@ def _head(course: Course, width: int, glyphs: Glyphs) -> RenderableType:
         "finishing": "waiting for the last requests",
         "over": "over",
     }[course.state]
-    weather = {"fair": "up, but flaky", "outage": "DOWN", "restarting": "restarting, 503"}[phase.kind]
+    weather = WEATHER_WORDS[phase.kind]
     line = Text.assemble(("trioresil demo", "bold"), "  ")
     if width >= MIN_WIDTH_BESIDE:
         line.append(f"{options.rate:g} requests/s through each   ")
@@ -129,10 +147,13 @@ def _panel(course: Course, side: Side, width: int, glyphs: Glyphs) -> Panel:
     figures.add_column(no_wrap=True, overflow="ellipsis")
     for label, value in _figures(course, side, glyphs):
         figures.add_row(label, value)
-    rows = chart(course.timeline, _of_resilient if resilient else _of_bare, width, glyphs)
-    circuit = _circuit_axis(course, width) if resilient else Text("")
+    columns = width - LABEL_WIDTH
+    rows = chart(course.timeline, _of_resilient if resilient else _of_bare, columns, glyphs)
+    axes = [("service", _weather_axis(course, columns, glyphs))]
+    axes.append(("circuit", _circuit_axis(course, columns)) if resilient else ("", Text("")))
+    labelled = [("calls" if not index else "", row) for index, row in enumerate(rows)] + axes
     return Panel(
-        Group(figures, *rows, _weather_axis(course, width, glyphs), circuit),
+        Group(figures, *(Text.assemble((f"{label:<{LABEL_WIDTH}}", "dim"), row) for label, row in labelled)),
         title=f"[bold]{'through trioresil' if resilient else side.name}",
         title_align="left",
         width=width + 4,
@@ -143,7 +164,7 @@ def _panel(course: Course, side: Side, width: int, glyphs: Glyphs) -> Panel:
 
 def _figures(course: Course, side: Side, glyphs: Glyphs) -> list[tuple[str, Text]]:
     total = side.total
-    finished = total.begun - total.pending
+    finished = total.finished
     lines = [
         ("answered", Text(percent(total.answered, finished), style="bold")),
         (" fresh", _count(total.fresh, finished, "fresh")),
@@ -158,9 +179,10 @@ def _figures(course: Course, side: Side, glyphs: Glyphs) -> list[tuple[str, Text
         return [*lines, ("circuit", Text("none", style="dim")), ("", Text(""))]
     seen = policies(course)
     state = seen["circuit"] or "closed"
+    opened = f", opened {times(seen['circuit_opened'])}" if seen["circuit_opened"] else ""
     return [
         *lines,
-        ("circuit", Text.assemble((state.upper(), STYLES[state]), f", opened {seen['circuit_opened']} times")),
+        ("circuit", Text.assemble((state.upper(), STYLES[state]), opened)),
         ("policies", Text(f"{seen['retries']} retries, {seen['rejected']} rejected")),
     ]
 
@@ -184,15 +206,23 @@ def chart(timeline: Timeline, tally_of: TallyOf, width: int, glyphs: Glyphs) -> 
 
 
 def stack(tally: Tally, height: int) -> list[str]:
-    """Return the kinds of one column's cells, bottom first; [] if nothing began. What occurred at all gets a cell."""
+    """Return the kinds of one column's cells, bottom first; [] if nothing began.
+
+    Cells are proportional, by largest remainder. Failures too few for a cell turn one of the commonest kind into
+    `some_failed`; otherwise, likewise, `some_cached`.
+    """
     if not tally.begun:
         return []
-    parts = {kind: getattr(tally, kind) for kind in ("fresh", "cached", "failed", "pending")}
-    cells = {kind: max(1, round(height * count / tally.begun)) for kind, count in parts.items() if count}
-    while (excess := sum(cells.values()) - height) != 0:
-        largest = max(cells, key=lambda kind: cells[kind])
-        cells[largest] -= 1 if excess > 0 else -1
-    return [kind for kind, count in cells.items() for _ in range(count)]
+    shares = {kind: divmod(height * getattr(tally, kind), tally.begun) for kind in KINDS}
+    missing = height - sum(whole for whole, _ in shares.values())
+    rounded_up = sorted(KINDS, key=lambda kind: -shares[kind][1])[:missing]
+    cells = [kind for kind in KINDS for _ in range(shares[kind][0] + (kind in rounded_up))]
+    for kind in ("failed", "cached"):
+        if getattr(tally, kind) and kind not in cells:
+            usual = max(cells, key=cells.count)
+            cells[len(cells) - 1 - cells[::-1].index(usual)] = f"some_{kind}"
+            break
+    return cells
 
 
 def _weather_axis(course: Course, width: int, glyphs: Glyphs) -> Text:
@@ -221,31 +251,35 @@ def _worst_state(group: list[Slice]) -> str | None:
     return max(states, key=list(CIRCUIT_MARKS).index, default=None)
 
 
-def _legend(glyphs: Glyphs) -> Text:
-    legend = Text(no_wrap=True, overflow="ellipsis")
-    for kind, word in (("fresh", "fresh"), ("cached", "cached"), ("failed", "failed"), ("pending", "waiting")):
-        legend.append(getattr(glyphs, kind), style=STYLES[kind])
-        legend.append(f" {word}  ", style="dim")
-    for mark, style, word in (
-        ("!", "outage", "outage"),
-        ("~", "restarting", "restart"),
-        ("h", "half-open", "probing"),
-        ("O", "open", "open"),
-    ):
-        legend.append(mark, style=STYLES[style])
-        legend.append(f" {word}  ", style="dim")
-    return legend
+def _legend(course: Course, columns: int, glyphs: Glyphs) -> Iterator[Text]:
+    requests = ("fresh", "cached", "some_cached", "failed", "some_failed", "pending")
+    words = {"some_cached": "few", "some_failed": "few", "pending": "waiting"}
+    yield _explained("", [(getattr(glyphs, kind), kind, words.get(kind, kind)) for kind in requests]).append(
+        f" a column is {course.options.seconds / columns:.2g} s", style="dim"
+    )
+    service = {"fair": "up", "outage": "down", "restarting": "restarting"}
+    circuit = {"closed": "closed", "half-open": "probing", "open": "open"}
+    yield _explained("service: ", [(getattr(glyphs, kind), kind, service[kind]) for kind in service]).append_text(
+        _explained(" circuit: ", [(CIRCUIT_MARKS[state], state, word) for state, word in circuit.items()])
+    )
+
+
+def _explained(about: str, marks: list[tuple[str, str, str]]) -> Text:
+    text = Text(about, style="dim", no_wrap=True, overflow="ellipsis")
+    for mark, style, word in marks:
+        text.append(mark, style=STYLES[style]).append(f" {word}  ", style="dim")
+    return text
 
 
 def progress_line(course: Course) -> str:
     """Return where a course stands, on one line of plain text."""
-    phase = course.weather.phase(course.elapsed).kind
+    weather = WEATHER_WORDS[course.weather.phase(course.elapsed).kind]
     state = course.client.breaker.state.value if course.client else "closed"
-    return f"{course.elapsed:5.1f} s  {phase:<10}  {_in_short(course.bare)}  |  {_in_short(course.resilient)}, circuit {state}"
+    return f"{course.elapsed:5.1f} s  {weather:<13}  {_in_short(course.bare)}  |  {_in_short(course.resilient)}, circuit {state}"
 
 
 def _in_short(side: Side) -> str:
     total = side.total
-    finished = total.begun - total.pending
+    finished = total.finished
     cached = f" ({percent(total.cached, finished)} cached)" if total.cached else ""
     return f"{side.name}: {percent(total.answered, finished)} answered{cached}, p99 {duration(percentile(side.waits, 0.99))}"
