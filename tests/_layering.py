@@ -24,7 +24,7 @@ MODULE_RANKS = {
     "_immutable": 0,
     "_events": 2,
     "_links": 2,
-    "_notes": 2,
+    "_notes": 0,
     "_clock": 2,
     "_failures": 2,
     "abc": 3,

@@ -877,7 +877,7 @@ async def test_permit_that_another_run_holds_is_not_waited_for() -> None:
 
     async def other() -> None:
         for _ in range(2):
-            with pytest.raises(RuntimeError, match="'shared' is in use in another trio.run"):
+            with pytest.raises(RuntimeError, match=r"'shared' is in use in another trio\.run"):
                 await bulkhead.call(trio.sleep, 0)
         assert bulkhead.statistics().waiting == 0
 

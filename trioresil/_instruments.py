@@ -22,6 +22,7 @@ from . import _events
 from ._errors import RejectedError, in_seconds, outside_trio
 from ._events import Event
 from ._links import mark_unstarted
+from ._notes import shown
 from .abc import Instrument
 
 MAX_WARNINGS_PER_SECOND: Final = 10
@@ -238,10 +239,7 @@ def _cause(fields: dict[str, Any]) -> str:
     error = fields.get("error")
     if error is None:
         return "by hand" if fields.get("by_hand") else "its result was a failure"
-    try:
-        return repr(error)
-    except Exception:  # a broken __repr__ must not break the call
-        return f"<{type(error).__name__}>"
+    return shown(error)
 
 
 def _without_secrets(text: str) -> str:

@@ -20,6 +20,7 @@ from weakref import ref
 from trio.lowlevel import checkpoint_if_cancelled
 
 from ._errors import ChangedArgumentsError, NotAwaitableError, TrioresilError, outside_trio
+from ._notes import name_of
 
 W = TypeVar("W", bound=Callable[..., Any])
 Link: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any]], Awaitable[Any]]
@@ -198,7 +199,7 @@ def refuse_generators(fn: Callable[..., Any]) -> None:
     inner = inspect.unwrap(fn)
     if inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner):
         raise TypeError(
-            f"{_name(fn)} is a generator function, whose failures come after the call has returned: "
+            f"{name_of(fn)} is a generator function, whose failures come after the call has returned: "
             "put the policy around the calls inside of it"
         )
 
@@ -214,8 +215,4 @@ def _not_callable(fn: object) -> TypeError:
 
 
 def _not_awaitable(fn: Callable[..., Any], result: object) -> NotAwaitableError:
-    return NotAwaitableError(f"{_name(fn)} must return something to await (is it async?), but it returned {result!r}")
-
-
-def _name(fn: object) -> str:
-    return getattr(fn, "__qualname__", None) or repr(fn)
+    return NotAwaitableError(f"{name_of(fn)} must return something to await (is it async?), but it returned {result!r}")
