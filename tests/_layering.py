@@ -38,6 +38,7 @@ MODULE_RANKS = {
     "redis": 10,
     "asgi": 10,
     "dashboard": 10,
+    "__main__": 12,
 }
 ROOM_RANKS = {
     "_kernel": 1,

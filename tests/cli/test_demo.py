@@ -260,6 +260,13 @@ def test_the_version_is_the_packages() -> None:
 
 
 @pytest.mark.slow
+def test_it_runs_as_a_module_too() -> None:
+    module = [sys.executable, "-W", "error", "-m", "trioresil", "--version"]
+    told = subprocess.run(module, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert (told.stdout, told.stderr) == (f"trioresil, version {version('trioresil')}\n", "")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["click", "rich", "starlette", "hypercorn"])
 def test_without_the_extra_it_says_which_one_in_a_line(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from trioresil.cli import main; main()"
