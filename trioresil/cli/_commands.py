@@ -38,7 +38,7 @@ def trioresil() -> None:
     default=20.0,
     show_default=True,
     help="How long requests are sent. The outage takes a fifth of it; below about 15 seconds that is too short for a circuit "
-    "breaker to matter, and a Retry-After of at least a second then costs more than it saves.",
+    "breaker to matter, and the service's Retry-After, a second at least, is long beside it.",
 )
 @click.option(
     "--seed",
