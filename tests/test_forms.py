@@ -371,7 +371,7 @@ async def test_methods_static_methods_class_methods_and_keywords(name: str) -> N
 def test_the_decorator_keeps_name_documentation_and_signature(name: str) -> None:
     async def fetch(url: str, *, retries: float = 3) -> bytes:
         """Fetch a page."""
-        raise NotImplementedError  # pragma: no cover
+        return b""
 
     for wrapped in (POLICIES[name]()(fetch), POLICIES[name]().bind(fetch)):
         assert wrapped.__name__ == "fetch"

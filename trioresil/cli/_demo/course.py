@@ -6,8 +6,7 @@ timeline, the policies' statistics.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 import attrs
@@ -153,13 +152,20 @@ Watch = Callable[[Course], Awaitable[object]]
 """Sees a course while it runs, until it is cancelled."""
 
 
-@asynccontextmanager
-async def _open(base_url: str) -> AsyncIterator[httpx.AsyncClient]:
+class _open:
     """Open a client that has made a first exchange; close it even while everything is being cancelled."""
-    client = open_http_client(base_url)
-    try:
-        (await client.get("/health")).raise_for_status()
-        yield client
-    finally:
+
+    def __init__(self, base_url: str) -> None:
+        self._client = open_http_client(base_url)
+
+    async def __aenter__(self) -> httpx.AsyncClient:
+        try:
+            (await self._client.get("/health")).raise_for_status()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-            await client.aclose()
+            await self._client.aclose()
