@@ -97,6 +97,24 @@ class BulkheadFullError(RejectedError):
         return self.reason
 
 
+class PoolFullError(RejectedError):
+    """No connection of a pool came free within `max_wait`."""
+
+    max_wait: float | None = None
+    """The longest wait that was allowed, in seconds."""
+
+    def _why(self) -> str:
+        limit = "" if self.max_wait is None else f" within max_wait={self.max_wait:g}"
+        return f"every connection is in use, and none came free{limit}"
+
+
+class PoolClosedError(RejectedError):
+    """The pool is closed, or takes in no more work."""
+
+    def _why(self) -> str:
+        return "the pool is closed"
+
+
 class TimedOutError(TrioresilError, trio.TooSlowError):
     """A Timeout's own deadline passed before the work was done. It is also a trio.TooSlowError.
 

@@ -128,3 +128,55 @@ class FellBack(Event):
     """What the one before it raised; None if its result was the failure."""
     result: Any = None
     """Its result, if that was the failure."""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionOpened(Event):
+    """A pool opened a connection."""
+
+    origin: str | None
+    """Where to: "https://host:port" without a default port; None for a pool that has one destination."""
+    seconds: float
+    """How long it took, in seconds."""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionClosed(Event):
+    """A pool closed a connection."""
+
+    origin: str | None
+    """Where to: "https://host:port" without a default port; None for a pool that has one destination."""
+    reason: Literal["idle", "expired", "discarded", "evicted", "stale", "reclaimed", "retired", "closed"]
+    """idle: unused for too long; expired: too old; discarded: its last use failed or was cancelled; evicted: its place was
+    needed; stale: the other side had closed it; reclaimed: its response was never closed; retired: the other side, or a new
+    certificate, wants no more use of it; closed: the pool closed."""
+    age: float
+    """Seconds since it was opened."""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectFailed(Event):
+    """A pool could not open a connection."""
+
+    origin: str | None
+    """Where to: "https://host:port" without a default port; None for a pool that has one destination."""
+    error: Exception
+    """What went wrong."""
+
+
+@attrs.frozen(kw_only=True)
+class CertificateReloaded(Event):
+    """A client certificate's files changed and were read again."""
+
+    path: str
+    """The certificate's file."""
+
+
+@attrs.frozen(kw_only=True)
+class CertificateReloadFailed(Event):
+    """A client certificate's files changed and could not be used; the one before stays in use."""
+
+    path: str
+    """The certificate's file."""
+    error: Exception
+    """What went wrong."""

@@ -1,0 +1,1 @@
+"""Owns tasks: nursery-owning context managers and memory-channel workers."""
