@@ -10,12 +10,14 @@ import argparse
 import json
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import trio
 
-from . import _calls, _queues, _report, _rivals
-from ._measure import Plan
+from . import _calls, _http, _queues, _report, _rivals
+from ._http_child import CONTENDERS
+from ._measure import HttpPlan, Plan
 
 SECTIONS: dict[str, Callable[[Plan], Any]] = {
     "calls": _calls.happy,
@@ -23,6 +25,7 @@ SECTIONS: dict[str, Callable[[Plan], Any]] = {
     "handoff": _queues.handoff,
     "drain": _queues.drain,
     "grants": _queues.grants,
+    "http": _http.http,
 }
 
 
@@ -48,15 +51,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=61, help="rounds for calls; others get as many as time allows")
     parser.add_argument("--seed", type=int, default=0, help="for the order within the rounds")
-    parser.add_argument("--only", choices=list(SECTIONS), action="append", help="run this section; may be repeated")
-    parser.add_argument("--fast", action="store_true", help="leave out the queues of 100,000")
+    parser.add_argument(
+        "--only", "--section", choices=list(SECTIONS), action="append", help="run this section; may be repeated"
+    )
+    parser.add_argument(
+        "--fast", "--quick", action="store_true", help="leave out the queues of 100,000, and most of section http"
+    )
+    parser.add_argument("--http-rounds", type=int, help="rounds for section http; default: 3, or 1 with --quick")
+    parser.add_argument(
+        "--cell", action="append", help="of section http only this one: tasks/connections; may be repeated"
+    )
+    parser.add_argument("--scheme", choices=["http", "https"], action="append", help="of section http only this scheme")
+    parser.add_argument("--client", choices=list(CONTENDERS), action="append", help="of section http only this client")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     given = parser.parse_args(arguments)
     if given.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if given.http_rounds is not None and given.http_rounds < 1:
+        parser.error("--http-rounds must be at least 1")
     waiters = (10, 1_000, 10_000) if given.fast else (10, 1_000, 10_000, 100_000)
-    plan = Plan(rounds=given.rounds, seed=given.seed, waiters=waiters)
+    plan = Plan(rounds=given.rounds, seed=given.seed, waiters=waiters, http=_http_plan(given))
     run(plan, given.only or tuple(SECTIONS), as_json=given.json)
+
+
+def _http_plan(given: argparse.Namespace) -> HttpPlan:
+    """Return the whole plan or the short one, narrowed to what was asked for."""
+    plan = HttpPlan()
+    if given.fast:
+        plan = replace(
+            plan,
+            rounds=1,
+            cells=((1, 100), (100, 100), (200, 4), (1_000, 1_000)),
+            schemes=("http",),
+            window=1.0,
+            box=6.0,
+        )
+    asked: dict[str, Any] = {
+        "rounds": given.http_rounds,
+        "schemes": given.scheme and tuple(given.scheme),
+        "contenders": given.client and tuple(given.client),
+        "cells": given.cell and tuple(tuple(map(int, each.split("/"))) for each in given.cell),
+    }
+    return replace(plan, **{name: value for name, value in asked.items() if value})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,30 @@ Call = Callable[[int], Awaitable[object]]
 
 
 @dataclass(frozen=True)
+class HttpPlan:
+    """How much to measure of HTTP."""
+
+    rounds: int = 3
+    cells: tuple[tuple[int, int], ...] = (
+        (1, 100),
+        (100, 10),
+        (100, 100),
+        (200, 4),
+        (1_000, 100),
+        (1_000, 1_000),
+        (5_000, 1_000),
+    )
+    """Pairs of tasks and connections."""
+    schemes: tuple[str, ...] = ("http", "https")
+    contenders: tuple[str, ...] = ()
+    """Who takes part; empty: everybody."""
+    window: float = 2.0
+    """Seconds that are measured in each cell."""
+    box: float = 14.0
+    """Seconds after which a cell is given up."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """How much to measure."""
 
@@ -33,6 +57,7 @@ class Plan:
     """How long a queue takes to drain at its rate; five times that for more than 10,000 waiters."""
     grants: int = 2_000
     """Grants at 4 kHz."""
+    http: HttpPlan = field(default_factory=HttpPlan)
 
     def repeats(self, work: int) -> int:
         """Return how many rounds a long measurement gets: fewer, the more work one is."""

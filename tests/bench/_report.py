@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from . import _calls
+from ._http_report import http_tables, http_targets, pool_tables, pool_targets
 from ._measure import Plan
+from ._report_shapes import Table, Target, at_least, at_most
 
 GROUPS = {
     "retry": "Retry, decorated",
@@ -24,25 +27,6 @@ GROUPS = {
     "five": "Fallback, retry, bulkhead, breaker, timeout",
     "five call": "The same, call form",
 }
-
-
-@dataclass(frozen=True)
-class Target:
-    """One promise, and what came of it."""
-
-    name: str
-    target: str
-    measured: float
-    met: bool
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows to print."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
 
 
 class Costs:
@@ -71,35 +55,29 @@ def targets(results: Mapping[str, Any]) -> list[Target]:
         if int(waiters) >= 1_000:
             ratio = costs["trioresil.TokenBucket"] / costs["CapacityLimiter(1), async with"]
             name = f"TokenBucket, {int(waiters):,} waiters / bare CapacityLimiter(1) hand-off"
-            found.append(_at_most(name, ratio, 1.5))
+            found.append(at_most(name, ratio, 1.5))
     if "grants" in results:
         ratio = results["grants"]["trioresil, a queue"] / results["grants"]["ideal"]
-        found.append(_at_most("grants at 4 kHz, time taken / ideal", ratio, 1.05))
+        found.append(at_most("grants at 4 kHz, time taken / ideal", ratio, 1.05))
+    found += pool_targets(results["pool"]) if "pool" in results else []
+    found += http_targets(results["http"]) if "http" in results else []
     return found
 
 
 def _call_targets(costs: Costs) -> list[Target]:
     stack = "five: tenacity + CapacityLimiter + fail_after"
-    found = [_at_most("five policies / by hand", costs.ratio("five: trioresil", "five: by hand"), 1.3)]
+    found = [at_most("five policies / by hand", costs.ratio("five: trioresil", "five: by hand"), 1.3)]
     if stack in costs.added:
         name = "tenacity + CapacityLimiter + fail_after / five policies"
-        found.append(_at_least(name, costs.ratio(stack, "five: trioresil"), 5))
-    found.append(_at_most("four policies, in checkpoints", costs.checkpoints("four: trioresil"), 0.65))
-    found.append(_at_most("breaker with FailureRatio, in checkpoints", costs.checkpoints("ratio: trioresil"), 0.5))
+        found.append(at_least(name, costs.ratio(stack, "five: trioresil"), 5))
+    found.append(at_most("four policies, in checkpoints", costs.checkpoints("four: trioresil"), 0.65))
+    found.append(at_most("breaker with FailureRatio, in checkpoints", costs.checkpoints("ratio: trioresil"), 0.5))
     for group, least in (("retry", 30), ("call", 30), ("loop", 12)):
         for rival in ("tenacity", "stamina"):
             if f"{group}: {rival}" in costs.added:
                 ratio = costs.ratio(f"{group}: {rival}", f"{group}: trioresil")
-                found.append(_at_least(f"{rival} / Retry, {GROUPS[group].partition(', ')[2]}", ratio, least))
+                found.append(at_least(f"{rival} / Retry, {GROUPS[group].partition(', ')[2]}", ratio, least))
     return found
-
-
-def _at_most(name: str, measured: float, limit: float) -> Target:
-    return Target(name, f"≤ {limit:g}", measured, measured <= limit)
-
-
-def _at_least(name: str, measured: float, limit: float) -> Target:
-    return Target(name, f"≥ {limit:g}", measured, measured >= limit)
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
@@ -110,6 +88,8 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         "handoff": _handoff_table,
         "drain": _drain_table,
         "grants": _grants_table,
+        "pool": pool_tables,
+        "http": http_tables,
     }
     found = [table for section, make in makers.items() if section in results for table in make(results[section])]
     rows = [
@@ -193,7 +173,7 @@ def _show_rich(found: list[Table]) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 130)
     for table in found:
         shown = RichTable(title=table.title, title_justify="left", title_style="bold")
         numbers = {cell for row in table.rows for cell in row if cell.replace(",", "").replace(".", "").isdigit()}
