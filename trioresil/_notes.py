@@ -21,7 +21,7 @@ def name_of(fn: object) -> str:
     return getattr(fn, "__qualname__", None) or shown(fn)
 
 
-def raise_again(error: Exception) -> NoReturn:
+def raise_again(error: BaseException) -> NoReturn:
     """Raise an error that was caught before, with the context that it had."""
     context = error.__context__
     try:
