@@ -115,10 +115,11 @@ def chance(argument: str, value: Any) -> Any:
 
 def fix_module_names(module: str, namespace: Mapping[str, Any]) -> None:
     """Let public classes and functions say that they live in `module`, where users import them from."""
+    private = (f"{module}._", f"{module.rpartition('.')[0]}._http.")  # the faces of the HTTP edge have a room in common
     for name, value in namespace.items():
         home = getattr(value, "__module__", None)
         public = not name.startswith("_") and isinstance(value, (type, Callable))  # type: ignore[arg-type]
-        if public and isinstance(home, str) and home.startswith(f"{module}._"):
+        if public and isinstance(home, str) and home.startswith(private):
             value.__module__ = module
             for member in vars(value).values() if isinstance(value, type) else ():
                 if getattr(member, "__module__", None) == home and inspect.isfunction(member):
