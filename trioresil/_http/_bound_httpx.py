@@ -8,6 +8,7 @@ import httpcore
 import httpx
 
 from .. import _errors
+from . import _client_tls
 from ._edge_errors import EdgeRejection, EdgeTimeout
 from ._library import Library
 
@@ -57,3 +58,8 @@ LIBRARY = Library(
     timed_out_error=TimedOutError,
     pool_closed_error=PoolClosedError,
 )
+
+
+class ClientTLS(_client_tls.ClientTLS):
+    __doc__ = _client_tls.ClientTLS.__doc__
+    _library = LIBRARY
