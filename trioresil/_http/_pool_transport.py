@@ -1,0 +1,243 @@
+"""PoolTransport: the connection pool under a client. Bound to httpx or httpx2 by a subclass in the module of that binding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from random import Random
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
+
+import trio
+
+from .. import _instruments
+from .._checks import chance, count, flag, seconds, text, whole
+from .._clock import RunClock
+from .._links import mark_unstarted
+from . import _pool_requests
+from ._dial import Dialler
+from ._engine import engine_of
+from ._ledger import Connection, Ledger, Origin
+from ._pool_statistics import PoolTransportStatistics, statistics_of
+from ._tls import make_tls
+
+if TYPE_CHECKING:
+    from ._library import Library
+
+S = TypeVar("S", bound="PoolTransport")
+
+_DEFAULT_PORTS: Final = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
+
+
+class PoolTransport:
+    _library: ClassVar[Library]
+
+    def __init__(
+        self,
+        verify: Any = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: Any = None,
+        proxy: Any = None,
+        uds: str | None = None,
+        local_address: str | None = None,
+        retries: int = 0,
+        socket_options: Iterable[tuple[Any, ...]] | None = None,
+        *,
+        max_connections_per_origin: float | None = None,
+        max_lifetime: float = math.inf,
+        min_idle: int = 0,
+        head_timeout: float = math.inf,
+        name: str = "pool-transport",
+        rng: Random | None = None,
+    ) -> None:
+        if retries:
+            raise TypeError(
+                "retries= is not taken here: put a trioresil Retry, or a ResilientTransport, around the pool"
+            )
+        self._name = text("name", name)
+        self.engine = engine_of(self._library)
+        self._http1, self._http2 = flag("http1", http1), flag("http2", http2)
+        self._set_limits(limits, max_connections_per_origin)
+        self._max_lifetime = seconds("max_lifetime", max_lifetime, zero=False)
+        self._min_idle = whole("min_idle", min_idle, least=0)
+        self.head_timeout = seconds("head_timeout", head_timeout, zero=False)
+        self._rng = chance("rng", rng) or Random()
+        self.tls = make_tls(self._library, verify, cert, trust_env)
+        self.dialler = Dialler(
+            self.engine,
+            lambda: self.tls.context,
+            alpn=["http/1.1"],
+            uds=uds,
+            local_address=local_address,
+            socket_options=socket_options or (),
+        )
+        self._ledger: Ledger | None = None
+        self._closed = False
+        self._clock = RunClock(self._enter_run, occupied=self._is_occupied, owner=f"PoolTransport {name!r}")
+
+    def _set_limits(self, limits: Any, per_origin: float | None) -> None:
+        client = self._library.client
+        given = client.Limits(max_connections=100, max_keepalive_connections=20) if limits is None else limits
+        self._max_connections = math.inf if given.max_connections is None else given.max_connections
+        keepalive = given.max_keepalive_connections
+        self._max_idle = math.inf if keepalive is None else keepalive
+        self._idle_timeout = math.inf if given.keepalive_expiry is None else given.keepalive_expiry
+        if per_origin is None:
+            share = self._max_connections * 9 / 10
+            per_origin = share if share == math.inf else max(1, int(share))
+        self.max_per_origin = count("max_connections_per_origin", per_origin, infinite=True)
+
+    @property
+    def name(self) -> str:
+        """The name that events and errors carry."""
+        return self._name
+
+    # -- requests --------------------------------------------------------------------------------------------------------
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send a request and return its response; the client calls this."""
+        if self._closed:
+            await self._refuse()
+        if self.tls.changes and self.tls.due():
+            await self._refresh()
+        now = self._clock.read()
+        ledger = self._ledger
+        assert ledger is not None
+        if _instruments.installed:
+            _instruments.announce(self)
+        url = request.url
+        key = (url.raw_scheme, url.raw_host, url.port, request.extensions.get("sni_hostname"))
+        origin = ledger.origins.get(key)
+        if origin is None:
+            origin = self._new_origin(key, ledger)
+        call = _pool_requests.Call(request, ledger, ledger.admit(origin), self._library.client.ByteStream)
+        return await _pool_requests.run(self, call, now)
+
+    def _new_origin(self, key: Any, ledger: Ledger) -> Origin:
+        scheme, host, port, sni = key
+        default = _DEFAULT_PORTS.get(scheme)
+        if default is None:
+            shown = scheme.decode("ascii")
+            raise self._library.client.UnsupportedProtocol(
+                f"Request URL has an unsupported protocol '{shown}://'."
+                if shown
+                else "Request URL is missing an 'http://' or 'https://' protocol."
+            )
+        shown_host = host.decode("ascii")
+        name = f"{scheme.decode('ascii')}://" + (f"[{shown_host}]" if ":" in shown_host else shown_host)
+        if port not in (None, default):
+            name += f":{port}"
+        if sni is not None:
+            sni = sni.decode("ascii") if isinstance(sni, bytes) else sni
+            name += f" as {sni}"
+        core = self.engine.core.Origin(scheme=scheme, host=host, port=port or default)
+        ledger.forget_quiet_origins()
+        origin = Origin(key, name, core, server_hostname=sni or shown_host, limit=self.max_per_origin)
+        ledger.origins[key] = origin
+        return origin
+
+    def make_connection(self, origin: Origin, stream: Any, generation: int) -> Connection:
+        """Return a connection over a stream that was dialled."""
+        core = self.engine.core.AsyncHTTP11Connection(origin=origin.core, stream=stream, keepalive_expiry=None)
+        now = trio.current_time()
+        return Connection(origin, core, stream, multiplexed=False, generation=generation, opened_at=now)
+
+    async def _refresh(self) -> None:
+        try:
+            await self.tls.refresh()
+        except BaseException as exc:
+            mark_unstarted(exc)
+            raise
+
+    def closed_error(self) -> Exception:
+        """Return the error for a request that a closed pool doesn't take."""
+        error: Exception = self._library.pool_closed_error(self._name)
+        return error
+
+    async def _refuse(self) -> NoReturn:
+        await _instruments.reject(self, self._library.pool_closed_error(self._name))
+
+    # -- life ------------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self: S) -> S:
+        self._closed = False
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self.aclose()
+
+    def close_admission(self) -> None:
+        """Take no more requests, from now on; those that were taken go on."""
+        self._closed = True
+
+    async def wait_drained(self) -> None:
+        """Wait until no request is inside, and no response is open."""
+        ledger = self._ledger
+        if ledger is not None and ledger.inside:
+            if ledger.drained is None or ledger.drained.is_set():
+                ledger.drained = trio.Event()
+            await ledger.drained.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Close every connection, those in use too; later requests get a PoolClosedError. Waits for nothing."""
+        self._closed = True
+        if self._ledger is not None:
+            ledger, self._ledger = self._ledger, None
+            self._clock = self._new_clock()
+            ledger.shut()
+
+    def _new_clock(self) -> RunClock:
+        return RunClock(self._enter_run, occupied=self._is_occupied, owner=f"PoolTransport {self._name!r}")
+
+    def _is_occupied(self) -> bool:
+        if self._ledger is None or self._ledger.inside == 0:
+            return False
+        try:
+            self._ledger.token.run_sync_soon(int)
+        except trio.RunFinishedError:
+            return False  # that run was torn down with requests inside
+        return True
+
+    def _enter_run(self, _shift: float) -> None:
+        """Begin new books for a new run: the connections of the old one belong to a loop that is gone."""
+        if self._ledger is not None:
+            self._ledger.abandon()
+        self._ledger = Ledger(
+            self,
+            max_connections=self._max_connections,
+            max_idle=self._max_idle,
+            idle_timeout=self._idle_timeout,
+            min_idle=self._min_idle,
+            lifetime=self._lifetime,
+            generation=lambda: self.tls.generation,
+        )
+
+    def _lifetime(self) -> float:
+        if self._max_lifetime == math.inf:
+            return math.inf
+        return self._max_lifetime * (1 - 0.1 * self._rng.random())
+
+    # -- looks -----------------------------------------------------------------------------------------------------------
+
+    def statistics(self) -> PoolTransportStatistics:
+        """Return a snapshot: what is open, in use, idle, dialled and waited for, in all and by origin."""
+        return statistics_of(self._name, self._max_connections, self._closed, self._ledger)
+
+    def __repr__(self) -> str:
+        seen = self.statistics()
+        closed = ", closed" if self._closed else ""
+        of = "" if seen.max_connections == math.inf else f" of {seen.max_connections:g}"
+        return (
+            f"<trioresil.PoolTransport {self._name!r} {seen.in_use + seen.dialling}{of} in use, "
+            f"{seen.idle} idle, {seen.waiting} waiting{closed}>"
+        )
