@@ -63,5 +63,9 @@ from ._policies.token_bucket import TokenBucketStatistics as TokenBucketStatisti
 from ._policies.token_bucket import acquire_all as acquire_all
 from ._retry_budget import RetryBudget as RetryBudget
 from ._retry_budget import RetryBudgetStatistics as RetryBudgetStatistics
+from ._services.pool import Pool as Pool
+from ._services.pool import PoolStatistics as PoolStatistics
+from ._services.pool import open_pool as open_pool
+from ._services.pool import serve_pool as serve_pool
 
 _checks.fix_module_names(__name__, globals())
