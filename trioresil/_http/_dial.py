@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._engine import Engine
     from ._ledger import Origin
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Any)
 Trace = Callable[[str, dict[str, Any]], Awaitable[object]]
 
 
@@ -61,9 +61,21 @@ class Dialler:
             stream = await self.connect(origin.core.host.decode("ascii"), origin.core.port, trace)
         else:
             stream = await self._proxy.connect(self, origin, trace)
-        if origin.encrypted:
+        if origin.encrypted:  # which closes the stream if it fails
             stream = await self.encrypt(stream, self._context(), origin.server_hostname, self._alpn, trace)
         return stream
+
+    def forwards(self, origin: Origin) -> bool:
+        """Tell whether requests to an origin are sent to a proxy as they are, instead of through a tunnel."""
+        return self._proxy is not None and bool(self._proxy.forwards(origin))
+
+    def origin_on_wire(self, origin: Origin) -> Any:
+        """Return the engine's Origin that a connection talks to: the origin, or a forwarding proxy."""
+        return self._proxy.origin if self.forwards(origin) else origin.core
+
+    def forwarded(self, origin: Origin, target: bytes, headers: Any) -> tuple[Any, bytes, Any]:
+        """Return what a request to a forwarding proxy has for origin, target and headers."""
+        return self._proxy.origin, origin.url + target, self._proxy.merged(headers)
 
     async def connect(self, host: str, port: int, trace: Trace | None) -> Any:
         """Return a stream over a new connection to a host."""
@@ -110,5 +122,9 @@ async def traced(trace: Trace | None, name: str, details: dict[str, Any], work: 
     except BaseException as exc:
         await trace(f"{name}.failed", {"exception": exc})
         raise
-    await trace(f"{name}.complete", {"return_value": result})
+    try:
+        await trace(f"{name}.complete", {"return_value": result})
+    except BaseException:
+        result.close_now()
+        raise
     return result

@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 from ._body import Body
+from ._http2 import engine_class
 from ._library import Library
 from ._wires import NetworkStream
 
@@ -27,8 +28,17 @@ class Engine:
         self.body: Any = type("Body", (Body, client.AsyncByteStream), {})
         self.response: Any = client.Response
         self.errors = _errors(core, client)
+        self.http11: Any = core.AsyncHTTP11Connection
+        self._http2: Any = None
         # What a connection that had been closed by the other side looks like to one who sends on it.
         self.broken = (core.ReadError, core.WriteError, core.RemoteProtocolError, core.ConnectionNotAvailable)
+
+    @property
+    def http2(self) -> Any:
+        """The class of HTTP/2 connections; an ImportError without h2."""
+        if self._http2 is None:
+            self._http2 = engine_class(self.core)
+        return self._http2
 
     def translated(self, exc: Exception) -> Exception | None:
         """Return the client library's error for one of the engine's; None for what isn't the engine's."""

@@ -52,13 +52,15 @@ class Slot:
 class Lease:
     """One request's hold on a connection."""
 
-    __slots__ = ("connection", "left", "origin", "slot")
+    __slots__ = ("connection", "left", "opened", "origin", "slot", "task")
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self.slot: Slot | None = Slot(origin)
         self.connection: Connection | None = None
         self.left = False
+        self.opened = False  # for HTTP/2: its stream has begun, and the other side has not ended it
+        self.task: Any = None
 
 
 class Connection:
@@ -75,6 +77,7 @@ class Connection:
         "opened_at",
         "origin",
         "retired",
+        "settled",
         "slot",
         "stream",
         "uses",
@@ -93,8 +96,9 @@ class Connection:
         self.idle_at = opened_at
         self.uses = 0
         self.leases: set[Lease] = set()
-        # For HTTP/2: how many streams it may carry, whether it takes no more of them, and the slot that it holds.
+        # For HTTP/2: how many streams it may carry, whether the peer has said so, whether it takes no more, its slot.
         self.limit = 1
+        self.settled = False
         self.retired = False
         self.slot: Slot | None = None
 
@@ -133,6 +137,7 @@ class Origin:
         "reused",
         "server_hostname",
         "streams",
+        "url",
         "waiting",
     )
 
@@ -140,6 +145,7 @@ class Origin:
         self.key = key
         self.name = name
         self.core = core  # the engine's Origin
+        self.url = bytes(name.partition(" ")[0], "ascii")
         self.encrypted = core.scheme in (b"https", b"wss")
         self.server_hostname = server_hostname
         self.limiter = None if limit == math.inf else trio.CapacityLimiter(limit)
@@ -192,8 +198,7 @@ class Ledger:
         self.drained: trio.Event | None = None
         self.wake_at = -math.inf  # when the maintenance task looks again; -inf: there is none
         self.wake: Callable[[], object] = lambda: None
-        self.advance: Callable[[Origin], object] | None = None  # set for HTTP/2
-        self.part_stream: Callable[[Connection], object] | None = None
+        self.multiplexer: Any = None  # set for HTTP/2
 
     # -- slots ---------------------------------------------------------------------------------------------------------
 
@@ -318,6 +323,7 @@ class Ledger:
             else:
                 self.free_slot(lease.slot)
             lease.slot = None
+            self.multiplexer.sort(connection)
 
     @enable_ki_protection
     def make_room(self, origin: Origin) -> None:
@@ -350,8 +356,9 @@ class Ledger:
         self.part(lease, reason)
         if lease.slot is not None:
             self.free_slot(lease.slot)
-        if self.advance is not None:
-            self.advance(lease.origin)
+        if self.multiplexer is not None:
+            self.multiplexer.settle(lease)
+            self.multiplexer.advance(lease.origin)
         if self.inside == 0 and self.drained is not None:
             self.drained.set()
 
@@ -376,9 +383,11 @@ class Ledger:
             self.returned_at = trio.current_time()
         connection.leases.discard(lease)
         if connection.multiplexed:
-            connection.retired = connection.retired or reason is not None
-            if self.part_stream is not None and connection in self.connections:
-                self.part_stream(connection)
+            connection.retired = connection.retired or (reason is not None and lease.opened)
+            if connection in self.connections:
+                self.multiplexer.part(connection, reason)
+            elif not connection.leases:
+                connection.origin.in_use -= 1
             return
         connection.origin.in_use -= 1
         if connection not in self.connections:
@@ -428,6 +437,7 @@ class Ledger:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
+        connection.retired = True
         connection.origin.closed += 1
         connection.stream.close_now()
         if connection.slot is not None:

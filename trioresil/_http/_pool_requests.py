@@ -2,12 +2,12 @@
 
 A lease (with a slot, if need be after a queue) → the newest idle connection, or a dial → the engine sends it and reads the head →
 a response whose body gives the lease back when it is closed. Decisions are synchronous and stand in the Ledger; what waits stands
-here. Whatever is raised on the way passes one `except BaseException`, which ends the lease.
+here. Whatever is raised on the way passes one `except`, which ends the lease.
 
-A request is sent again, once, on a new connection and on the same lease, if a connection that had been used before broke
-before any byte of a response came: it may have been closed by the server just as it was taken. That is safe for an idempotent
-method, for any method while nothing was handed to the kernel or the server says that it did nothing, and possible only if the
-body can be read from its beginning.
+A request is sent again, once, if a connection that had been used before broke before any byte of a response came: the server may
+have closed it just as it was taken. That is safe for an idempotent method, and for any method while no byte was handed to the
+kernel or where the server says that it did nothing; it is possible only if the body can be read from its beginning. Over
+HTTP/1.1 it keeps its lease, and so its place.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ import trio
 from .. import _instruments
 from .._events import ConnectFailed, ConnectionOpened
 from .._links import mark_unstarted
-from ._ledger import Connection, Lease, Ledger
+from ._dial import Dialler
+from ._engine import Engine
+from ._http2 import Multiplexer, StreamWatch
+from ._ledger import Connection, Lease, Ledger, Origin, Slot
 from ._report import CallReport
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"})
-NO_TIMEOUTS: Final[dict[str, float | None]] = {}
-REPORTS: Final = (CallReport(reused=False), CallReport(reused=True))
+_NO_TIMEOUTS: Final[dict[str, float | None]] = {}
+_REPORTS: Final = (CallReport(reused=False), CallReport(reused=True))
 
 
 class Upload:
@@ -43,176 +46,259 @@ class Upload:
 
 
 class Call:
-    """One request on its way: what the steps share, and what decides whether it may be sent again."""
+    """One request on its way: what the steps share."""
 
-    __slots__ = (
-        "connect_timeout",
-        "extensions",
-        "lease",
-        "ledger",
-        "pool_timeout",
-        "request",
-        "resent",
-        "reused",
-        "upload",
-    )
+    __slots__ = ("extensions", "lease", "ledger", "request", "reused", "timeouts", "upload", "watch")
 
     def __init__(self, request: Any, ledger: Ledger, lease: Lease, byte_stream: type) -> None:
         self.request = request
         self.ledger = ledger
         self.lease = lease
         self.extensions = request.extensions
-        timeouts = self.extensions.get("timeout", NO_TIMEOUTS)
-        self.pool_timeout = timeouts.get("pool")
-        self.connect_timeout = timeouts.get("connect")
+        self.timeouts = self.extensions.get("timeout", _NO_TIMEOUTS)
         self.upload = request.stream if isinstance(request.stream, byte_stream) else Upload(request.stream)
         self.reused = False
-        self.resent = False
+        self.watch: StreamWatch | None = None
 
 
-async def run(pool: Any, call: Call, now: float) -> Any:
-    """Take a call through the pool, and return its response."""
-    ledger, lease = call.ledger, call.lease
-    try:
-        connection = await _connection(pool, call, now)
+class RequestPath:
+    """Takes requests through the pool.
+
+    Args:
+      owner: the transport, for events.
+      engine: the protocol engine of its client library.
+      tls: where TLS contexts come from.
+      dialler: makes streams.
+      head_timeout: seconds from a connection to the response's head.
+      max_per_origin: slots of an origin.
+      http1, http2: which protocols may be spoken.
+    """
+
+    def __init__(
+        self,
+        owner: Any,
+        engine: Engine,
+        tls: Any,
+        dialler: Dialler,
+        *,
+        head_timeout: float,
+        max_per_origin: float,
+        http1: bool,
+        http2: bool,
+    ) -> None:
+        self._owner = owner
+        self._engine = engine
+        self._tls = tls
+        self._dialler = dialler
+        self._head_timeout = head_timeout
+        self._max_per_origin = max_per_origin
+        self._only_http2 = http2 and not http1
+        self._http2 = http2
+        self._byte_stream = engine.library.client.ByteStream
+
+    async def run(self, request: Any, ledger: Ledger, origin: Origin, now: float) -> Any:
+        """Take a request through the pool, and return its response."""
+        lease = ledger.admit(origin)
+        call = Call(request, ledger, lease, self._byte_stream)
         try:
-            return await exchange(pool, call, connection)
+            connection = await self._connection(call, now)
+            try:
+                return await self._exchange(call, connection)
+            except Exception as exc:
+                if not self._may_send_again(call, connection, exc):
+                    raise
+            connection = await self._another_connection(call)
+            return await self._exchange(call, connection)
         except Exception as exc:
-            if not _may_send_again(pool, call, connection, exc):
+            ledger.leave(lease, "discarded")
+            error = self._engine.translated(exc)
+            if error is None:
                 raise
-        call.resent = True
-        ledger.part(lease, "stale")
-        connection = await _fresh_connection(pool, call)
-        return await exchange(pool, call, connection)
-    except Exception as exc:
-        ledger.leave(lease, "discarded")
-        error = pool.engine.translated(exc)
-        if error is None:
+            raise error from exc
+        except BaseException as exc:
+            if not _was_sent(lease):
+                mark_unstarted(exc)
+            ledger.leave(lease, "discarded")
             raise
-        raise error from exc
-    except BaseException as exc:
-        if lease.connection is None or not was_sent(lease.connection):
-            mark_unstarted(exc)
-        ledger.leave(lease, "discarded")
-        raise
 
+    # -- a connection ----------------------------------------------------------------------------------------------------
 
-async def _connection(pool: Any, call: Call, now: float) -> Connection:
-    ledger, lease = call.ledger, call.lease
-    assert lease.slot is not None
-    if not ledger.take_slot(lease.slot):
-        await _queue(pool, call)
+    async def _connection(self, call: Call, now: float) -> Connection:
+        ledger, lease = call.ledger, call.lease
+        multiplexer: Multiplexer | None = ledger.multiplexer
+        if multiplexer is None or not self._may_be_http2(multiplexer, lease.origin):
+            assert lease.slot is not None
+            if not ledger.take_slot(lease.slot):
+                await self._queue(call, None)
+                now = trio.current_time()
+            return ledger.take_idle(lease, now) or await self._dial(call)
+        if not multiplexer.enter(lease) or (lease.slot is not None and lease.slot.held < 2):
+            await self._queue(call, multiplexer)
+        connection = lease.connection or ledger.take_idle(lease, trio.current_time())
+        if connection is None:
+            connection = await self._dial(call)
+        multiplexer.dialled(lease, connection)
+        return connection
+
+    def _may_be_http2(self, multiplexer: Multiplexer, origin: Origin) -> bool:
+        return (origin.encrypted or self._only_http2) and multiplexer.applies_to(origin)
+
+    async def _queue(self, call: Call, multiplexer: Multiplexer | None) -> None:
+        """Wait for a slot, or a stream, and for nothing else, as long as the request's pool timeout lets it."""
+        ledger, lease = call.ledger, call.lease
+        seconds = call.timeouts.get("pool")
+        ledger.collect_lost(min(self._max_per_origin, ledger.max_connections))
+        lease.origin.waiting += 1
+        scope = ledger.pause(seconds)
+        try:
+            with scope:
+                if multiplexer is None:
+                    assert lease.slot is not None
+                    await ledger.queue_for_slot(lease.slot)
+                else:
+                    await multiplexer.wait(lease)
+        finally:
+            lease.origin.waiting -= 1
+            ledger.resume(scope)
+        if ledger.closing:
+            raise self._engine.library.pool_closed_error(self._owner.name)
+        if scope.cancelled_caught:
+            raise self._engine.core.PoolTimeout(
+                f"{self._owner.name}: no connection for {lease.origin.name} came free within {seconds:g} s"
+            )
+
+    async def _another_connection(self, call: Call) -> Connection:
+        """Return a connection in place of one that broke: over HTTP/1.1 a new one, in the same place."""
+        ledger, lease = call.ledger, call.lease
+        ledger.part(lease, "stale")
+        if lease.slot is not None:
+            return await self._dial(call)
+        lease.slot, lease.opened = Slot(lease.origin), False  # its place was a stream of what broke
+        return await self._connection(call, trio.current_time())
+
+    async def _dial(self, call: Call) -> Connection:
+        """Return a new connection, attached to the lease."""
+        ledger, lease = call.ledger, call.lease
+        origin, seconds = lease.origin, call.timeouts.get("connect")
+        connection = None
+        ledger.make_room(origin)
+        scope = ledger.pause(seconds)
+        try:
+            with scope:
+                connection = await self.open(origin, call.extensions.get("trace"))
+            if ledger.closing:
+                raise self._engine.library.pool_closed_error(self._owner.name)
+            if connection is None:
+                raise self._engine.core.ConnectTimeout(f"no connection to {origin.name} within {seconds:g} s")
+        except Exception as exc:
+            self.note_failure(origin, exc)
+            if ledger.multiplexer is not None:
+                ledger.multiplexer.dial_failed(lease)
+            raise
+        finally:
+            ledger.resume(scope)
+            ledger.dialled(origin, connection, lease)
+        return connection
+
+    async def open(self, origin: Origin, trace: Any) -> Connection:
+        """Dial an origin, and return a connection that is in no books yet."""
+        started = trio.current_time()
+        generation = self._tls.generation
+        stream = await self._dialler.dial(origin, trace)
+        multiplexed = self._only_http2 or (self._http2 and stream.alpn == "h2")
+        make = self._engine.http2 if multiplexed else self._engine.http11
+        if multiplexed:
+            stream.share()
+        core = make(origin=self._dialler.origin_on_wire(origin), stream=stream, keepalive_expiry=None)
         now = trio.current_time()
-    connection = ledger.take_idle(lease, now)
-    return await dial(pool, call) if connection is None else connection
+        if _instruments.installed:
+            _instruments.emit(ConnectionOpened, policy=self._owner, origin=origin.name, seconds=now - started)
+        return Connection(origin, core, stream, multiplexed=multiplexed, generation=generation, opened_at=now)
 
+    def note_failure(self, origin: Origin, exc: Exception) -> None:
+        """Count a dial that failed, and tell of it."""
+        error = self._engine.translated(exc) or exc
+        origin.failed += 1
+        origin.last_error = error
+        if _instruments.installed:
+            _instruments.emit(ConnectFailed, policy=self._owner, origin=origin.name, error=error)
 
-async def _fresh_connection(pool: Any, call: Call) -> Connection:
-    return await dial(pool, call)
+    # -- an exchange -----------------------------------------------------------------------------------------------------
 
+    async def _exchange(self, call: Call, connection: Connection) -> Any:
+        """Send the request on a connection, and return the response once its head is there."""
+        engine = self._engine
+        call.reused = connection.uses > 0
+        connection.uses += 1
+        read_timeout = None
+        if connection.multiplexed:
+            read_timeout = call.timeouts.get("read")
+            answer = await self._head_of_stream(call, connection, read_timeout)
+        else:
+            answer = await self._head(call, connection)
+        told = answer.extensions
+        told["trioresil"] = _REPORTS[call.reused]
+        body = engine.body(answer.stream, call.lease, call.ledger, engine, read_timeout)
+        return engine.response(status_code=answer.status, headers=answer.headers, stream=body, extensions=told)
 
-async def exchange(pool: Any, call: Call, connection: Connection) -> Any:
-    """Send the request on a connection, and return the response once its head is there."""
-    call.reused = connection.uses > 0
-    connection.uses += 1
-    stream = connection.stream
-    stream.received = stream.wire.sent = False
-    answer = await _head(pool, call, connection)
-    told = answer.extensions
-    told["trioresil"] = REPORTS[call.reused]
-    body = pool.engine.body(answer.stream, call.lease, call.ledger, pool.engine, None)
-    return pool.engine.response(status_code=answer.status, headers=answer.headers, stream=body, extensions=told)
+    async def _head(self, call: Call, connection: Connection) -> Any:
+        stream = connection.stream
+        stream.received = stream.wire.sent = False
+        request = self._engine_request(call, connection, call.extensions)
+        if self._head_timeout == math.inf:
+            return await connection.core.handle_async_request(request)
+        with trio.CancelScope(deadline=trio.current_time() + self._head_timeout):
+            return await connection.core.handle_async_request(request)
+        raise self._late(self._head_timeout)
 
+    async def _head_of_stream(self, call: Call, connection: Connection, read_timeout: float | None) -> Any:
+        multiplexer, lease, task = call.ledger.multiplexer, call.lease, trio.lowlevel.current_task()
+        user = call.extensions.get("trace")
+        call.watch = watch = StreamWatch(
+            multiplexer, connection, lease, user, read_timeout=read_timeout, head_timeout=self._head_timeout
+        )
+        request = self._engine_request(call, connection, {**call.extensions, "trace": watch})
+        connection.stream.watches[task] = watch
+        try:
+            with watch.scope:
+                answer = await connection.core.handle_async_request(request)
+                multiplexer.settle(lease)
+                return answer
+        finally:
+            del connection.stream.watches[task]
+        raise self._late(min(self._head_timeout, math.inf if read_timeout is None else read_timeout))
 
-async def _head(pool: Any, call: Call, connection: Connection) -> Any:
-    request = _engine_request(pool, call, connection)
-    if pool.head_timeout == math.inf:
-        return await connection.core.handle_async_request(request)
-    with trio.CancelScope(deadline=trio.current_time() + pool.head_timeout):
-        return await connection.core.handle_async_request(request)
-    raise pool.engine.core.ReadTimeout(f"no response head within head_timeout={pool.head_timeout:g} s")
+    def _late(self, seconds: float) -> Exception:
+        error: Exception = self._engine.core.ReadTimeout(f"no response head within {seconds:g} s")
+        return error
 
-
-def _engine_request(pool: Any, call: Call, connection: Connection) -> Any:
-    request, engine = call.request, pool.engine
-    target = call.extensions.get("target", None) or request.url.raw_path
-    url = engine.url(connection.origin.core, target)
-    return engine.request(request.method.encode("ascii"), url, request.headers.raw, call.upload, call.extensions)
-
-
-def was_sent(connection: Connection) -> bool:
-    """Tell whether any byte of the last request on an HTTP/1.1 connection may have left."""
-    return bool(connection.stream.wire.sent)
-
-
-def _may_send_again(pool: Any, call: Call, connection: Connection, exc: Exception) -> bool:
-    if not call.reused or not isinstance(exc, pool.engine.broken) or connection.stream.received:
-        return False
-    if isinstance(call.upload, Upload) and call.upload.begun:
-        return False
-    return call.request.method in IDEMPOTENT or not was_sent(connection)
-
-
-async def _queue(pool: Any, call: Call) -> None:
-    """Wait for a slot, and for nothing else, as long as the request's pool timeout lets it."""
-    ledger, lease, timeout = call.ledger, call.lease, call.pool_timeout
-    assert lease.slot is not None
-    ledger.collect_lost(min(pool.max_per_origin, ledger.max_connections))
-    lease.origin.waiting += 1
-    scope = ledger.pause(timeout)
-    try:
-        with scope:
-            await ledger.queue_for_slot(lease.slot)
-    finally:
-        lease.origin.waiting -= 1
-        ledger.resume(scope)
-    if ledger.closing:
-        raise pool.closed_error()
-    if scope.cancelled_caught:
-        raise pool.engine.core.PoolTimeout(
-            f"{pool.name}: no connection for {lease.origin.name} came free within {timeout:g} s"
+    def _engine_request(self, call: Call, connection: Connection, extensions: dict[str, Any]) -> Any:
+        request, engine = call.request, self._engine
+        target = extensions.get("target") or request.url.raw_path
+        headers = request.headers.raw
+        origin = connection.origin.core
+        if self._dialler.forwards(connection.origin):
+            origin, target, headers = self._dialler.forwarded(connection.origin, target, headers)
+        return engine.request(
+            request.method.encode("ascii"), engine.url(origin, target), headers, call.upload, extensions
         )
 
-
-async def dial(pool: Any, call: Call) -> Connection:
-    """Return a new connection, attached to the lease."""
-    ledger, lease, timeout = call.ledger, call.lease, call.connect_timeout
-    connection = None
-    ledger.make_room(lease.origin)
-    scope = ledger.pause(timeout)
-    try:
-        with scope:
-            connection = await open_connection(pool, lease.origin, call.extensions.get("trace"))
-        if connection is None and not ledger.closing:
-            raise pool.engine.core.ConnectTimeout(f"no connection to {lease.origin.name} within {timeout:g} s")
-        if ledger.closing:
-            raise pool.closed_error()
-    except Exception as exc:
-        dial_failed(pool, lease.origin, exc)
-        raise
-    finally:
-        ledger.resume(scope)
-        ledger.dialled(lease.origin, connection, lease)
-    assert connection is not None
-    return connection
+    def _may_send_again(self, call: Call, connection: Connection, exc: Exception) -> bool:
+        if not isinstance(exc, self._engine.broken) or (isinstance(call.upload, Upload) and call.upload.begun):
+            return False
+        watch = call.watch
+        if watch is not None:
+            if watch.was_not_processed(exc, self._engine.core.ConnectionNotAvailable):
+                call.lease.opened = False  # nothing of it is left on the connection
+                return True
+        elif connection.stream.received:
+            return False
+        return call.reused and (call.request.method in IDEMPOTENT or not _was_sent(call.lease))
 
 
-async def open_connection(pool: Any, origin: Any, trace: Any) -> Connection:
-    """Dial, and return the connection, which is in no books yet."""
-    started = trio.current_time()
-    generation = pool.tls.generation
-    stream = await pool.dialler.dial(origin, trace)
-    connection = pool.make_connection(origin, stream, generation)
-    if _instruments.installed:
-        took = connection.opened_at - started
-        _instruments.emit(ConnectionOpened, policy=pool, origin=origin.name, seconds=took)
-    return connection
-
-
-def dial_failed(pool: Any, origin: Any, exc: Exception) -> None:
-    """Note a dial that failed."""
-    error = pool.engine.translated(exc) or exc
-    origin.failed += 1
-    origin.last_error = error
-    if _instruments.installed:
-        _instruments.emit(ConnectFailed, policy=pool, origin=origin.name, error=error)
+def _was_sent(lease: Lease) -> bool:
+    """Tell whether any byte of a lease's request may have left."""
+    connection = lease.connection
+    if connection is None:
+        return False
+    return lease.opened if connection.multiplexed else bool(connection.stream.wire.sent)

@@ -14,11 +14,13 @@ from .. import _instruments
 from .._checks import chance, count, flag, seconds, text, whole
 from .._clock import RunClock
 from .._links import mark_unstarted
-from . import _pool_requests
 from ._dial import Dialler
 from ._engine import engine_of
-from ._ledger import Connection, Ledger, Origin
+from ._http2 import Multiplexer
+from ._ledger import Ledger, Origin
+from ._pool_requests import RequestPath
 from ._pool_statistics import PoolTransportStatistics, statistics_of
+from ._proxies import make_proxy
 from ._tls import make_tls
 
 if TYPE_CHECKING:
@@ -58,21 +60,33 @@ class PoolTransport:
                 "retries= is not taken here: put a trioresil Retry, or a ResilientTransport, around the pool"
             )
         self._name = text("name", name)
-        self.engine = engine_of(self._library)
-        self._http1, self._http2 = flag("http1", http1), flag("http2", http2)
+        self._http1, self._http2 = _protocols(http1, http2)
         self._set_limits(limits, max_connections_per_origin)
         self._max_lifetime = seconds("max_lifetime", max_lifetime, zero=False)
         self._min_idle = whole("min_idle", min_idle, least=0)
-        self.head_timeout = seconds("head_timeout", head_timeout, zero=False)
         self._rng = chance("rng", rng) or Random()
-        self.tls = make_tls(self._library, verify, cert, trust_env)
-        self.dialler = Dialler(
-            self.engine,
-            lambda: self.tls.context,
-            alpn=["http/1.1"],
+        self._engine = engine = engine_of(self._library)
+        self._tls = tls = make_tls(self._library, verify, cert, trust_env)
+        if proxy is not None and uds is not None:
+            raise ValueError("uds and proxy can't go together: a Unix socket leads to one server")
+        dialler = Dialler(
+            engine,
+            lambda: tls.context,
+            alpn=(["h2"] if http2 else []) + (["http/1.1"] if http1 else []),
+            proxy=make_proxy(engine, proxy),
             uds=uds,
             local_address=local_address,
             socket_options=socket_options or (),
+        )
+        self._path = RequestPath(
+            self,
+            engine,
+            tls,
+            dialler,
+            head_timeout=seconds("head_timeout", head_timeout, zero=False),
+            max_per_origin=self._max_per_origin,
+            http1=http1,
+            http2=http2,
         )
         self._ledger: Ledger | None = None
         self._closed = False
@@ -88,7 +102,7 @@ class PoolTransport:
         if per_origin is None:
             share = self._max_connections * 9 / 10
             per_origin = share if share == math.inf else max(1, int(share))
-        self.max_per_origin = count("max_connections_per_origin", per_origin, infinite=True)
+        self._max_per_origin = count("max_connections_per_origin", per_origin, infinite=True)
 
     @property
     def name(self) -> str:
@@ -101,7 +115,7 @@ class PoolTransport:
         """Send a request and return its response; the client calls this."""
         if self._closed:
             await self._refuse()
-        if self.tls.changes and self.tls.due():
+        if self._tls.changes and self._tls.due():
             await self._refresh()
         now = self._clock.read()
         ledger = self._ledger
@@ -113,8 +127,7 @@ class PoolTransport:
         origin = ledger.origins.get(key)
         if origin is None:
             origin = self._new_origin(key, ledger)
-        call = _pool_requests.Call(request, ledger, ledger.admit(origin), self._library.client.ByteStream)
-        return await _pool_requests.run(self, call, now)
+        return await self._path.run(request, ledger, origin, now)
 
     def _new_origin(self, key: Any, ledger: Ledger) -> Origin:
         scheme, host, port, sni = key
@@ -133,29 +146,18 @@ class PoolTransport:
         if sni is not None:
             sni = sni.decode("ascii") if isinstance(sni, bytes) else sni
             name += f" as {sni}"
-        core = self.engine.core.Origin(scheme=scheme, host=host, port=port or default)
+        core = self._engine.core.Origin(scheme=scheme, host=host, port=port or default)
         ledger.forget_quiet_origins()
-        origin = Origin(key, name, core, server_hostname=sni or shown_host, limit=self.max_per_origin)
+        origin = Origin(key, name, core, server_hostname=sni or shown_host, limit=self._max_per_origin)
         ledger.origins[key] = origin
         return origin
 
-    def make_connection(self, origin: Origin, stream: Any, generation: int) -> Connection:
-        """Return a connection over a stream that was dialled."""
-        core = self.engine.core.AsyncHTTP11Connection(origin=origin.core, stream=stream, keepalive_expiry=None)
-        now = trio.current_time()
-        return Connection(origin, core, stream, multiplexed=False, generation=generation, opened_at=now)
-
     async def _refresh(self) -> None:
         try:
-            await self.tls.refresh()
+            await self._tls.refresh()
         except BaseException as exc:
             mark_unstarted(exc)
             raise
-
-    def closed_error(self) -> Exception:
-        """Return the error for a request that a closed pool doesn't take."""
-        error: Exception = self._library.pool_closed_error(self._name)
-        return error
 
     async def _refuse(self) -> NoReturn:
         await _instruments.reject(self, self._library.pool_closed_error(self._name))
@@ -219,8 +221,10 @@ class PoolTransport:
             idle_timeout=self._idle_timeout,
             min_idle=self._min_idle,
             lifetime=self._lifetime,
-            generation=lambda: self.tls.generation,
+            generation=lambda: self._tls.generation,
         )
+        if self._http2:
+            self._ledger.multiplexer = Multiplexer(self._ledger)
 
     def _lifetime(self) -> float:
         if self._max_lifetime == math.inf:
@@ -241,3 +245,15 @@ class PoolTransport:
             f"<trioresil.PoolTransport {self._name!r} {seen.in_use + seen.dialling}{of} in use, "
             f"{seen.idle} idle, {seen.waiting} waiting{closed}>"
         )
+
+
+def _protocols(http1: object, http2: object) -> tuple[bool, bool]:
+    http1, http2 = flag("http1", http1), flag("http2", http2)
+    if not (http1 or http2):
+        raise ValueError("http1 and http2 must not both be False: there is no other protocol")
+    if http2:
+        try:
+            import h2  # noqa: F401
+        except ImportError:
+            raise ImportError("http2=True needs h2: install trioresil[http2]") from None
+    return http1, http2

@@ -131,11 +131,22 @@ class NetworkStream:
         self.wire = wire
         self.received = False
         self.shared = False
+        self.watches: dict[trio.lowlevel.Task, Any] = {}  # for HTTP/2: who sends a request, and keeps its time
+
+    def share(self) -> None:
+        """Make it a connection of many requests."""
+        self.shared = self.wire.whole_writes = True
 
     @property
     def encrypted(self) -> bool:
         """Whether there is TLS on it."""
         return isinstance(self._stream, trio.SSLStream)
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that was agreed on over TLS."""
+        agreed: str | None = self._stream.selected_alpn_protocol() if isinstance(self._stream, trio.SSLStream) else None
+        return agreed
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - the core's interface
         """Return bytes as they come; b"" at the end."""
@@ -157,6 +168,8 @@ class NetworkStream:
         """Send all of the buffer."""
         if not buffer:
             return
+        if self.shared and (watch := self.watches.get(trio.lowlevel.current_task())) is not None:
+            watch.touch()
         try:
             if timeout is None:
                 await self._stream.send_all(buffer)

@@ -1,0 +1,300 @@
+"""HTTP/2 in the pool: one connection for many requests, each a stream and a lease, within what the peer allows.
+
+The law:
+
+* Streams are given out first come, first served. A stream that comes free goes to whoever has waited longest, together with its
+  connection, so nobody barges past and no wake-up is lost.
+* One request dials, the others of the origin wait for it, until the new connection's settings say how many streams it carries. If
+  that dial fails, or gives HTTP/1.1, those who waited each go their own way. If its request is cancelled, the next one dials.
+* When every stream of every connection is taken, another connection is opened if a slot is free, else requests wait.
+* The engine doesn't reset a stream that its request gave up. So a connection with an abandoned stream is retired: it serves what
+  it has and takes nothing new. So is one that the peer wants to end (GOAWAY), that is too old, or whose certificate has changed.
+* A connection holds one slot while it has streams; idle it holds none, as over HTTP/1.1.
+
+The engine keeps the peer's limit in a semaphore of its own, which can wait for streams that wait for it when the limit is
+lowered, and stays at one stream if the peer names no limit. The pool keeps the limit, so the engine's is set to its most, once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+from trio.lowlevel import Abort, RaiseCancelT, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
+
+from ._ledger import Connection, Lease, Ledger, Origin, Reason
+
+MOST_STREAMS: Final = 100
+"""Streams that the engine carries at most on one connection, whatever the peer allows."""
+REFUSED_STREAM: Final = 7
+_MAX_CONCURRENT_STREAMS: Final = 3
+
+
+class OriginStreams:
+    """What is known of one origin's HTTP/2 connections."""
+
+    __slots__ = ("live", "multiplexed", "pending", "queue", "roomy")
+
+    def __init__(self) -> None:
+        self.multiplexed: bool | None = None  # None: nobody has asked yet
+        self.live: set[Connection] = set()  # they take new streams, now or later
+        self.roomy: dict[Connection, None] = {}  # they take one now
+        self.queue: OrderedDict[Lease, None] = OrderedDict()
+        self.pending: Lease | None = None  # it dials, or has dialled and the settings are not there yet
+
+
+class Multiplexer:
+    """Gives out streams."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def applies_to(self, origin: Origin) -> bool:
+        """Tell whether connections to this origin may be HTTP/2."""
+        if origin.streams is None:
+            origin.streams = OriginStreams()
+        return origin.streams.multiplexed is not False
+
+    # -- getting a stream ------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    def enter(self, lease: Lease) -> bool:
+        """Attach the lease to a stream, or let it dial (with a slot, if one is free); False: it has to wait, see `wait`."""
+        state: OriginStreams = lease.origin.streams
+        if state.queue:
+            return False
+        connection = self._with_room(state)
+        if connection is not None:
+            self._ledger.attach(lease, connection)
+            return True
+        if state.pending is not None:
+            return False
+        assert lease.slot is not None
+        if self._ledger.take_slot(lease.slot) or not state.live:
+            state.pending = lease
+            return True
+        return False
+
+    async def wait(self, lease: Lease) -> None:
+        """Wait until the lease has a stream, or a slot. What was taken when this raises is given back with the lease."""
+        state: OriginStreams = lease.origin.streams
+        if lease.connection is None and state.pending is not lease:
+            await self._park(lease, state)
+        slot = lease.slot
+        if lease.connection is None and slot is not None and slot.held == 0 and not self._ledger.take_slot(slot):
+            await self._ledger.queue_for_slot(slot)
+
+    @staticmethod
+    async def _park(lease: Lease, state: OriginStreams) -> None:
+        lease.task = current_task()
+        state.queue[lease] = None
+
+        def abort(_raise_cancel: RaiseCancelT) -> Abort:
+            del state.queue[lease]
+            return Abort.SUCCEEDED
+
+        await wait_task_rescheduled(abort)
+
+    @enable_ki_protection
+    def advance(self, origin: Origin) -> None:
+        """Serve those who wait, as far as it goes."""
+        state: OriginStreams | None = origin.streams
+        while state is not None and state.queue:
+            connection = self._with_room(state)
+            if connection is not None:
+                lease, _ = state.queue.popitem(last=False)
+                self._ledger.attach(lease, connection)
+                reschedule(lease.task)
+                continue
+            if state.multiplexed is False:
+                self._let_go(state)
+            elif state.pending is None:
+                lease = next(iter(state.queue))
+                assert lease.slot is not None
+                if self._ledger.take_slot(lease.slot) or not state.live:
+                    state.pending = lease
+                    del state.queue[lease]
+                    reschedule(lease.task)
+            return
+
+    @staticmethod
+    def _let_go(state: OriginStreams) -> None:
+        while state.queue:
+            reschedule(state.queue.popitem(last=False)[0].task)
+
+    # -- connections -----------------------------------------------------------------------------------------------------
+
+    @enable_ki_protection
+    def dialled(self, lease: Lease, connection: Connection) -> None:
+        """Note what a lease's dial gave, or the idle connection that it took."""
+        state: OriginStreams | None = lease.origin.streams
+        if state is None:
+            return
+        state.multiplexed = connection.multiplexed
+        if state.pending is lease and (connection.settled or not connection.multiplexed):
+            state.pending = None
+        self.advance(lease.origin)
+
+    @enable_ki_protection
+    def dial_failed(self, lease: Lease) -> None:
+        """Let those who waited for a dial that failed go their own way."""
+        state: OriginStreams | None = lease.origin.streams
+        if state is not None and state.pending is lease:
+            state.pending = None
+            self._let_go(state)
+
+    @enable_ki_protection
+    def settle(self, lease: Lease) -> None:
+        """Stop waiting for settings: they are there, or the first response came without them."""
+        state: OriginStreams | None = lease.origin.streams
+        if state is not None and state.pending is lease:
+            state.pending = None
+            self.advance(lease.origin)
+
+    @enable_ki_protection
+    def learn(self, connection: Connection, event: Any) -> None:
+        """Take in the peer's settings."""
+        change = event.changed_settings.get(_MAX_CONCURRENT_STREAMS)
+        if change is not None:
+            connection.limit = max(1, min(change.new_value, MOST_STREAMS))
+        elif not connection.settled:
+            connection.limit = MOST_STREAMS
+        connection.settled = True
+        self.sort(connection)
+        state: OriginStreams = connection.origin.streams
+        if state.pending in connection.leases:
+            state.pending = None
+        self.advance(connection.origin)
+
+    def sort(self, connection: Connection) -> None:
+        """Note whether a connection takes streams, now or at all."""
+        state: OriginStreams = connection.origin.streams
+        if connection.retired or not connection.leases:
+            state.live.discard(connection)
+            state.roomy.pop(connection, None)
+            return
+        state.live.add(connection)
+        if len(connection.leases) < connection.limit:
+            state.roomy[connection] = None
+        else:
+            state.roomy.pop(connection, None)
+
+    def _with_room(self, state: OriginStreams) -> Connection | None:
+        while state.roomy:
+            connection = next(iter(state.roomy))
+            if self._is_usable(connection):
+                return connection
+            connection.retired = True
+            self.sort(connection)
+        return None
+
+    def _is_usable(self, connection: Connection) -> bool:
+        if connection.expires_at <= trio.current_time():
+            return False
+        current = not connection.origin.encrypted or connection.generation == self._ledger.generation()
+        return current and bool(connection.core.is_available())
+
+    @enable_ki_protection
+    def part(self, connection: Connection, reason: Reason | None) -> None:
+        """Go on after a stream of a connection has ended: hand it on, or let the connection go idle, or close it."""
+        ledger, origin = self._ledger, connection.origin
+        connection.retired = connection.retired or not self._is_usable(connection)
+        if not connection.leases:
+            origin.in_use -= 1
+            if not connection.retired and origin.streams.queue:
+                origin.streams.roomy[connection] = None  # whoever waits has it before it would go idle
+                self.advance(origin)
+        self.sort(connection)
+        if connection.leases:
+            return
+        if connection.slot is not None:
+            ledger.free_slot(connection.slot)
+            connection.slot = None
+        if connection.retired:
+            ledger.close(connection, reason or "retired")
+        else:
+            ledger.rest(connection, trio.current_time())
+
+
+class StreamWatch:
+    """Hears what the engine does for one request, as its `trace` extension, and hands it on to the user's own.
+
+    From it the pool learns the peer's settings, the stream's number, and when the request has been sent. The time that a request
+    may wait for is kept here and not at the connection, where it would end everybody's.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_latest",
+        "_lease",
+        "_multiplexer",
+        "_seconds",
+        "_sending",
+        "_user",
+        "scope",
+        "stream_id",
+    )
+
+    def __init__(
+        self,
+        multiplexer: Multiplexer,
+        connection: Connection,
+        lease: Lease,
+        user: Callable[[str, Any], Awaitable[object]] | None,
+        *,
+        read_timeout: float | None,
+        head_timeout: float,
+    ) -> None:
+        self._multiplexer = multiplexer
+        self._connection = connection
+        self._lease = lease
+        self._user = user
+        self._seconds = read_timeout
+        self._sending = True
+        self.stream_id = 0
+        self._latest = trio.current_time() + head_timeout
+        self.scope = trio.CancelScope(deadline=self._latest)
+
+    async def __call__(self, name: str, info: Any) -> None:
+        """Hear of one step."""
+        if name == "http2.receive_remote_settings.complete":
+            self._multiplexer.learn(self._connection, info["return_value"])
+        elif name == "http2.send_request_headers.started":
+            self.stream_id = info["stream_id"]
+            self._lease.opened = True
+        elif name == "http2.receive_response_headers.started":
+            self.touch()
+            self._sending = False
+        if self._user is not None:
+            await self._user(name, info)
+
+    def touch(self) -> None:
+        """Give the request its whole read timeout from now on, as long as it is still being sent."""
+        if self._sending and self._seconds is not None:
+            self.scope.deadline = min(self._latest, trio.current_time() + self._seconds)
+
+    def was_not_processed(self, exc: Exception, unavailable: type[Exception]) -> bool:
+        """Tell whether the peer said that it did nothing for this stream."""
+        if isinstance(exc, unavailable):
+            return True
+        event = exc.args[0] if exc.args else None
+        if getattr(event, "error_code", None) == REFUSED_STREAM and hasattr(event, "stream_id"):
+            return True
+        last = getattr(event, "last_stream_id", None)
+        return last is not None and self.stream_id > last
+
+
+def engine_class(core: Any) -> Any:
+    """Return the core's HTTP/2 connection with the peer's limit left to the pool."""
+    base: Any = core.AsyncHTTP2Connection
+    if not hasattr(base, "_receive_remote_settings_change"):
+        return base  # its limit is below or at the pool's, then
+
+    async def open_all(self: Any, _event: Any) -> None:
+        while self._max_streams < MOST_STREAMS:
+            await self._max_streams_semaphore.release()
+            self._max_streams += 1
+
+    return type("HTTP2Connection", (base,), {"_receive_remote_settings_change": open_all})
