@@ -37,6 +37,7 @@ class Peer:
     def __init__(self, **seconds: float) -> None:
         self.seconds = seconds
         self.errors: dict[str, list[BaseException]] = {}
+        self.raised: list[BaseException] = []
         self.answers: list[object] = []  # of check; True when there are none left
         self.log: list[tuple[str, int, float]] = []
         self.connections: list[Connection] = []
@@ -53,7 +54,11 @@ class Peer:
         if name in self.seconds:
             await trio.sleep(self.seconds[name])
         if self.errors.get(name):
-            raise self.errors[name].pop(0)
+            self.raised.append(self.errors[name].pop(0))
+            raise self.raised[-1]
+
+    def fail(self, step: str, *errors: BaseException) -> None:
+        self.errors[step] = list(errors)
 
     async def connect(self) -> Connection:
         self.busy += 1
