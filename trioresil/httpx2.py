@@ -13,8 +13,17 @@ from ._http._bound_httpx2 import CircuitOpenError as CircuitOpenError
 from ._http._bound_httpx2 import ClientTLS as ClientTLS
 from ._http._bound_httpx2 import PoolClosedError as PoolClosedError
 from ._http._bound_httpx2 import RateLimitedError as RateLimitedError
+from ._http._bound_httpx2 import ResilientTransport as ResilientTransport
 from ._http._bound_httpx2 import TimedOutError as TimedOutError
+from ._http._bound_httpx2 import download as download
+from ._http._bound_httpx2 import failed as failed
+from ._http._bound_httpx2 import retry_after as retry_after
+from ._http._bound_httpx2 import transient as transient
 from ._http._client_tls import ClientTLSStatistics as ClientTLSStatistics
+from ._http._download import DownloadReport as DownloadReport
+from ._http._options import RequestOptions as RequestOptions
+from ._http._origin_policies import OriginStatistics as OriginStatistics
 from ._http._report import CallReport as CallReport
+from ._http._resilient import ResilientTransportStatistics as ResilientTransportStatistics
 
 _checks.fix_module_names(__name__, globals())

@@ -8,8 +8,9 @@ import httpcore
 import httpx
 
 from .. import _errors
-from . import _client_tls
+from . import _client_tls, _download, _resilient
 from ._edge_errors import EdgeRejection, EdgeTimeout
+from ._judgement import Judge
 from ._library import Library
 
 
@@ -63,3 +64,52 @@ LIBRARY = Library(
 class ClientTLS(_client_tls.ClientTLS):
     __doc__ = _client_tls.ClientTLS.__doc__
     _library = LIBRARY
+
+
+JUDGE = Judge(LIBRARY)
+
+
+def transient(outcome: object) -> bool:
+    """Tell whether a request may be sent again: for `on=` and `on_result=` of a Retry of your own.
+
+    Any method, if the connection was never made or the answer is 429. Idempotent methods, and requests with an Idempotency-Key,
+    if the exchange broke or the answer is 408, 502, 503 or 504. An outcome that doesn't know its request counts as not
+    idempotent. An httpx.HTTPStatusError is judged by its response.
+
+    Args:
+      outcome (exception or httpx.Response): what a request ended with.
+    """
+    return JUDGE.may_be_sent_again(outcome)
+
+
+def retry_after(outcome: object) -> float | None:
+    """Return the seconds that an outcome asks to wait, or None: for `delay_hint=` of a Retry of your own.
+
+    That is a Retry-After, in seconds or as a date (which counts from the answer's own Date, if it has one), or the
+    `retry_after` of an unstarted rejection.
+
+    Args:
+      outcome (exception or httpx.Response): what a request ended with.
+    """
+    return JUDGE.seconds_asked(outcome)
+
+
+def failed(outcome: object) -> bool:
+    """Tell whether an outcome speaks against the other side: for `on=` and `on_result=` of a CircuitBreaker of your own.
+
+    Failures are a 5xx but 501, a transport error, and a time-out that may have started; not what never left this program, and
+    not what isn't httpx's.
+
+    Args:
+      outcome (exception or httpx.Response): what a request ended with.
+    """
+    return JUDGE.verdict(outcome) is True
+
+
+class ResilientTransport(_resilient.ResilientTransport, httpx.AsyncBaseTransport):
+    __doc__ = _resilient.ResilientTransport.__doc__
+    _library = LIBRARY
+    _judge = JUDGE
+
+
+download = _download.bind(LIBRARY)

@@ -7,7 +7,7 @@ calls `super().__init__`, so the order is fixed: the library's first, ours last,
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from .._errors import (
     BulkheadFullError,
@@ -19,7 +19,10 @@ from .._errors import (
     TimedOutError,
     TrioresilError,
 )
+from .._links import mark_unstarted
 from ._library import Library
+
+_CONNECTING: Final = "__trioresil_connecting__"
 
 
 class EdgeRejection(RejectedError):
@@ -42,6 +45,17 @@ class EdgeTimeout(TimedOutError):
     def __init__(self, policy: str, seconds: float = 0.0, *, started: bool | None = None) -> None:
         self._request_error.__init__(self, policy)
         TimedOutError.__init__(self, policy, seconds, started=started)
+
+
+def mark_connecting(exc: BaseException) -> None:
+    """Note on a cancellation that a connection was being made: nothing was sent, and yet it tells of the other side."""
+    mark_unstarted(exc)
+    exc.__dict__[_CONNECTING] = True
+
+
+def was_connecting(exc: BaseException) -> bool:
+    """Tell whether that was noted."""
+    return _CONNECTING in exc.__dict__
 
 
 def to_edge(library: Library, error: TrioresilError) -> Any:
