@@ -6,11 +6,13 @@ from ._http._bound_httpx import CircuitIsolatedError as CircuitIsolatedError
 from ._http._bound_httpx import CircuitOpenError as CircuitOpenError
 from ._http._bound_httpx import ClientTLS as ClientTLS
 from ._http._bound_httpx import PoolClosedError as PoolClosedError
+from ._http._bound_httpx import PoolTransport as PoolTransport
 from ._http._bound_httpx import RateLimitedError as RateLimitedError
 from ._http._bound_httpx import ResilientTransport as ResilientTransport
 from ._http._bound_httpx import TimedOutError as TimedOutError
 from ._http._bound_httpx import download as download
 from ._http._bound_httpx import failed as failed
+from ._http._bound_httpx import open_client as open_client
 from ._http._bound_httpx import retry_after as retry_after
 from ._http._bound_httpx import transient as transient
 from ._http._client_tls import ClientTLSStatistics as ClientTLSStatistics

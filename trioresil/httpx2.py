@@ -12,11 +12,13 @@ from ._http._bound_httpx2 import CircuitIsolatedError as CircuitIsolatedError
 from ._http._bound_httpx2 import CircuitOpenError as CircuitOpenError
 from ._http._bound_httpx2 import ClientTLS as ClientTLS
 from ._http._bound_httpx2 import PoolClosedError as PoolClosedError
+from ._http._bound_httpx2 import PoolTransport as PoolTransport
 from ._http._bound_httpx2 import RateLimitedError as RateLimitedError
 from ._http._bound_httpx2 import ResilientTransport as ResilientTransport
 from ._http._bound_httpx2 import TimedOutError as TimedOutError
 from ._http._bound_httpx2 import download as download
 from ._http._bound_httpx2 import failed as failed
+from ._http._bound_httpx2 import open_client as open_client
 from ._http._bound_httpx2 import retry_after as retry_after
 from ._http._bound_httpx2 import transient as transient
 from ._http._client_tls import ClientTLSStatistics as ClientTLSStatistics

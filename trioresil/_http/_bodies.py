@@ -30,7 +30,7 @@ class HeldBody:
     def __init__(
         self,
         stream: Any,
-        origin: str,
+        source: str,
         *,
         permit: tuple[Bulkhead, Any] | None,
         leave: Callable[[], object] | None,
@@ -38,7 +38,7 @@ class HeldBody:
         timed_out: Callable[[], Exception],
     ) -> None:
         self._stream = stream
-        self._origin = origin
+        self._source = source
         self._permit = permit
         self._leave = leave
         self._deadline = deadline
@@ -72,7 +72,7 @@ class HeldBody:
             self._let_go_in_its_run()
         finally:
             warnings.warn(
-                f"{self._origin}: an answer was never closed: read it whole, or use `async with client.stream(...)`",
+                f"{self._source}: an answer was never closed: read it whole, or use `async with client.stream(...)`",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
@@ -149,13 +149,12 @@ def is_form_of_bytes(stream: Any) -> bool:
     return isinstance(fields, list) and all(isinstance(getattr(each, "file", b""), (bytes, str)) for each in fields)
 
 
-async def drain(response: Any, deadline: float) -> bytes | None:
+async def drain(response: Any, method: str, deadline: float) -> bytes | None:
     """Read an answer's body to its end; None if that is too long, comes too slowly or breaks.
 
     Cancellation: passes; the response is not closed here.
     """
-    declared = response.headers.get("content-length", "")
-    if declared.isdecimal() and len(declared) < 20 and int(declared) > MAX_DRAIN_BYTES:
+    if _says_too_long(response, method):
         return None
     with CancelScope(deadline=min(deadline, current_time() + MAX_DRAIN_SECONDS)):
         chunks = response.stream.__aiter__()
@@ -166,6 +165,12 @@ async def drain(response: Any, deadline: float) -> bytes | None:
         finally:
             await close_iterator(chunks)
     return None
+
+
+def _says_too_long(response: Any, method: str) -> bool:
+    """Tell whether an answer declares a body that need not be begun; the length in an answer to HEAD is of no body."""
+    declared = response.headers.get("content-length", "")
+    return method != "HEAD" and declared.isdecimal() and (len(declared) > 9 or int(declared) > MAX_DRAIN_BYTES)
 
 
 async def _joined(chunks: AsyncIterator[bytes]) -> bytes | None:

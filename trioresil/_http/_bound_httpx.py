@@ -8,7 +8,7 @@ import httpcore
 import httpx
 
 from .. import _errors
-from . import _client_tls, _download, _resilient
+from . import _client, _client_tls, _download, _pool_transport, _resilient
 from ._edge_errors import EdgeRejection, EdgeTimeout
 from ._judgement import Judge
 from ._library import Library
@@ -113,3 +113,19 @@ class ResilientTransport(_resilient.ResilientTransport, httpx.AsyncBaseTransport
 
 
 download = _download.bind(LIBRARY)
+
+
+class PoolTransport(_pool_transport.PoolTransport, httpx.AsyncBaseTransport):
+    __doc__ = _pool_transport.PoolTransport.__doc__
+    _library = LIBRARY
+
+
+class open_client(_client.OpenClient):
+    __doc__ = _client.OpenClient.__doc__
+    _library = LIBRARY
+    _pool_class = PoolTransport
+    _resilient_class = ResilientTransport
+
+    async def __aenter__(self) -> httpx.AsyncClient:
+        client: httpx.AsyncClient = await self._open()
+        return client

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, TypedDict
 
 import attrs
 
@@ -28,10 +28,10 @@ class RequestOptions(TypedDict, total=False):
     """Bounds the reading of the body from the moment the head is there, in seconds, > 0. math.inf: no bound."""
     idempotent: bool
     """True: may be sent twice, whatever its method. False: must not, even if it is a GET."""
-    retry: Retry | Literal[False]
-    """Another Retry for this request; False: one attempt."""
-    breaker: Literal[False]
-    """False: pass the circuit by: neither rejected nor counted."""
+    retry: Retry | bool
+    """Another Retry for this request; False: one attempt; True: as the transport has it."""
+    breaker: bool
+    """False: pass the circuit by: neither rejected nor counted. True: as the transport has it."""
     tokens: float
     """How many tokens of the origin's bucket it takes, >= 0. Does nothing where there is no bucket."""
 
@@ -57,26 +57,22 @@ def settings_of(given: object, defaults: Settings) -> Settings:
     """
     if not isinstance(given, Mapping):
         raise TypeError(f'extensions["{EXTENSION}"] must be RequestOptions, not {given!r}')
-    return attrs.evolve(defaults, **{key: _checked(key, value) for key, value in given.items()})
+    return attrs.evolve(defaults, **{key: _checked(key, value, defaults) for key, value in given.items()})
 
 
-def _checked(key: object, value: Any) -> Any:
+def _checked(key: object, value: Any, defaults: Settings) -> Any:
     name = f"RequestOptions({key}=...)"
     match key:
         case "total_timeout" | "attempt_timeout" | "body_timeout":
             return seconds(name, value, zero=False)
-        case "idempotent":
+        case "idempotent" | "breaker":
             return flag(name, value)
         case "retry":
-            if value is False:
-                return None
+            if isinstance(value, bool):
+                return defaults.retry if value else None
             if not isinstance(value, Retry):
-                raise TypeError(f"{name} must be False or a Retry, not {value!r}")
+                raise TypeError(f"{name} must be True, False or a Retry, not {value!r}")
             return value
-        case "breaker":
-            if value is not False:
-                raise TypeError(f"{name} must be False, or not be there, not {value!r}")
-            return False
         case "tokens":
             return number(name, value, least=0, finite=True)
     known = ", ".join(RequestOptions.__annotations__)

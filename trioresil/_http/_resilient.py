@@ -7,6 +7,7 @@ in one that ends with the nearer of the two deadlines. So a request that meets n
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Awaitable, Callable, Iterable
@@ -167,6 +168,15 @@ class ResilientTransport:
             raise TypeError(f"transport must be an {self._library.name}.AsyncBaseTransport, not {transport!r}")
         return transport
 
+    def _beside(self, transport: Any) -> Any:
+        """Return one like this, around another transport, that shares all policies with this."""
+        other = copy.copy(self)
+        other._transport = self._check_transport(transport)
+        other._counts_bodies = not isinstance(transport, Drainable)
+        other._inside = other._requests = other._retries = 0
+        other._drained = ParkingLot()
+        return other
+
     def _default_retry(self) -> Retry:
         judge = self._judge
         return Retry(
@@ -238,7 +248,8 @@ class ResilientTransport:
             if retry is None or self._is_total(error, deadline):
                 assert error is not None
                 raise_again(error)
-            course = Course(self._judge, retry, request, deadline, bucket=origin.bucket is not None)
+            queues = origin.bucket is not None and bool(_tokens(origin.bucket, request, settings))
+            course = Course(self._judge, retry, request, deadline, bucket=queues)
             return await self._rerun(request, origin, settings, deadline, course, body, error, response)
         finally:
             del error  # its traceback holds this frame
@@ -265,7 +276,7 @@ class ResilientTransport:
                     raise
                 if wake_at is None:
                     return self._reported(course.conclude(self._library), course)
-                await self._put_away(course, response, deadline)
+                await self._put_away(course, request, response, deadline)
                 await self._wait(course, wake_at, settings, deadline)
                 self._retries += 1
                 error = None
@@ -287,12 +298,12 @@ class ResilientTransport:
             course.forget()
             del error
 
-    async def _put_away(self, course: Course, response: Any, deadline: float) -> None:
+    async def _put_away(self, course: Course, request: Any, response: Any, deadline: float) -> None:
         """Drain and close an answer that will be asked for again, so that its connection can be used for that."""
         if response is None:
             return
         try:
-            course.keep(await drain(response, deadline))
+            course.keep(await drain(response, request.method, deadline))
         except BaseException as exc:
             course.note_cancelled(exc, "was being waited for")
             raise
@@ -338,7 +349,7 @@ class ResilientTransport:
             if permit is not None and bulkhead is not None:
                 bulkhead._give_back(permit)
             if ticket is not None and breaker is not None:
-                breaker._leave_call(ticket, self._verdict(breaker, exc), exc)
+                breaker._leave_call(ticket, self._verdict(breaker, exc, deadline), exc)
             raise
         status = response.status_code
         if status >= 500 or status == PUSHED_BACK or (breaker is not None and breaker._on_result is not None):
@@ -383,9 +394,7 @@ class ResilientTransport:
             if gate is not None:
                 await self._queued(settings, deadline, course, gate.acquire)
             return
-        tokens = settings.tokens
-        if tokens is None:
-            tokens = 1.0 if bucket._cost is None else bucket._check_cost(bucket._cost(request))
+        tokens = _tokens(bucket, request, settings)
         if not tokens:
             return
         try:
@@ -457,7 +466,9 @@ class ResilientTransport:
         self._judge.introduce(response, request)
         return bool(breaker._on_result(response))
 
-    def _verdict(self, breaker: CircuitBreaker, exc: BaseException) -> bool | None:
+    def _verdict(self, breaker: CircuitBreaker, exc: BaseException, deadline: float) -> bool | None:
+        if self._is_total(exc, deadline):
+            return None  # it stands around the circuit, which sees a cancellation
         verdict = self._judge.verdict(exc)
         return verdict if verdict is None or breaker._on is Exception else breaker._is_failure(exc)
 
@@ -489,7 +500,7 @@ class ResilientTransport:
             leave = self._leave
         response.stream = held_body_class(self._library)(
             response.stream,
-            origin.name,
+            f"{self.name} ({origin.name})",
             permit=None if permit is None or bulkhead is None else (bulkhead, permit),
             leave=leave,
             deadline=current_time() + settings.body_timeout,
@@ -514,7 +525,7 @@ class ResilientTransport:
         _instruments.emit(TimedOut, policy=policy, seconds=allowed, started=started)
         return error
 
-    def _is_total(self, error: Exception | None, deadline: float) -> bool:
+    def _is_total(self, error: BaseException | None, deadline: float) -> bool:
         """Tell whether an error is that of this call's total, which nothing comes after."""
         if not isinstance(error, EdgeTimeout):
             return False
@@ -611,6 +622,13 @@ async def _permit(bulkhead: Bulkhead) -> Any:
     permit = bulkhead._new_permit()
     await bulkhead._wait(permit)
     return permit
+
+
+def _tokens(bucket: TokenBucket, request: Any, settings: Settings) -> float:
+    """Return how many tokens a request takes: as it says, or as the bucket reckons."""
+    if settings.tokens is not None:
+        return settings.tokens
+    return 1.0 if bucket._cost is None else bucket._check_cost(bucket._cost(request))
 
 
 def _check_retry(retry: Any) -> Retry | None:
