@@ -16,6 +16,7 @@ class Request(NamedTuple):
     method: str
     target: str
     body: bytes
+    headers: Mapping[str, str] = {}  # names in lower case
 
 
 class Reply(NamedTuple):
@@ -79,6 +80,7 @@ async def _receive(stream: trio.SocketStream, connection: h11.Connection) -> Req
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage) and head is not None:
-            return Request(head.method.decode(), head.target.decode(), body)
+            headers = {name.decode(): value.decode() for name, value in head.headers}
+            return Request(head.method.decode(), head.target.decode(), body, headers)
         else:
             return None
