@@ -12,6 +12,7 @@ from typing import Any
 from ._body import Body
 from ._http2 import engine_class
 from ._library import Library
+from ._shared_stream import SharedStream
 from ._wires import NetworkStream
 
 
@@ -23,6 +24,7 @@ class Engine:
         self.library = library
         self.core = core
         self.stream: Any = type("NetworkStream", (NetworkStream, core.AsyncNetworkStream), {"_core": core})
+        self.shared_stream: Any = type("SharedStream", (SharedStream, core.AsyncNetworkStream), {"_core": core})
         self.url: Any = type("URL", (_Url, core.URL), {})
         self.request: Any = type("Request", (_Request, core.Request), {})
         self.body: Any = type("Body", (Body, client.AsyncByteStream), {})

@@ -7,8 +7,8 @@ The law:
 * One request dials, the others of the origin wait for it, until the new connection's settings say how many streams it carries. If
   that dial fails, or gives HTTP/1.1, those who waited each go their own way. If its request is cancelled, the next one dials.
 * When every stream of every connection is taken, another connection is opened if a slot is free, else requests wait.
-* The engine doesn't reset a stream that its request gave up. So a connection with an abandoned stream is retired: it serves what
-  it has and takes nothing new. So is one that the peer wants to end (GOAWAY), that is too old, or whose certificate has changed.
+* A stream that its request gave up is reset, and no other notices. A connection that the peer wants to end (GOAWAY), that is too
+  old, or whose certificate has changed is retired: it serves what it has and takes nothing new.
 * A connection holds one slot while it has streams; idle it holds none, as over HTTP/1.1.
 
 The engine keeps the peer's limit in a semaphore of its own, which can wait for streams that wait for it when the limit is
@@ -19,17 +19,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any, Final
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from ._ledger import Connection, Lease, Ledger, Origin, Reason
+from ._wires import GRACE
 
 MOST_STREAMS: Final = 100
 """Streams that the engine carries at most on one connection, whatever the peer allows."""
 REFUSED_STREAM: Final = 7
+CANCEL: Final = 8
 _MAX_CONCURRENT_STREAMS: Final = 3
+_NO_REQUEST: Final = SimpleNamespace(extensions={})
 
 
 class OriginStreams:
@@ -133,6 +137,8 @@ class Multiplexer:
         if state is None:
             return
         state.multiplexed = connection.multiplexed
+        if connection.multiplexed:
+            connection.stream.on_goaway = lambda last_stream: self.went_away(connection, last_stream)
         if state.pending is lease and (connection.settled or not connection.multiplexed):
             state.pending = None
         self.advance(lease.origin)
@@ -168,6 +174,28 @@ class Multiplexer:
             state.pending = None
         self.advance(connection.origin)
 
+    async def look(self, lease: Lease, connection: Connection) -> bool:
+        """Take in what the peer said while a connection was idle; tell whether it may be used, else it is taken off the lease."""
+        fit = await connection.stream.look() and not connection.retired
+        connection.looking = False
+        if fit:
+            self.sort(connection)
+            return True
+        slot, connection.slot = connection.slot, None
+        connection.retired = True
+        lease.slot = slot
+        self._ledger.part(lease, "stale")
+        return False
+
+    @enable_ki_protection
+    def went_away(self, connection: Connection, last_stream: int) -> None:
+        """Give a connection nothing new after a GOAWAY, and let the requests that the peer won't answer go elsewhere."""
+        connection.retired = True
+        self.sort(connection)
+        for watch in connection.stream.watches.values():
+            watch.refuse_beyond(last_stream)
+        self.advance(connection.origin)
+
     def sort(self, connection: Connection) -> None:
         """Note whether a connection takes streams, now or at all."""
         state: OriginStreams = connection.origin.streams
@@ -176,7 +204,7 @@ class Multiplexer:
             state.roomy.pop(connection, None)
             return
         state.live.add(connection)
-        if len(connection.leases) < connection.limit:
+        if len(connection.leases) < connection.limit and not connection.looking:
             state.roomy[connection] = None
         else:
             state.roomy.pop(connection, None)
@@ -233,6 +261,7 @@ class StreamWatch:
         "_seconds",
         "_sending",
         "_user",
+        "refused",
         "scope",
         "stream_id",
     )
@@ -254,6 +283,7 @@ class StreamWatch:
         self._seconds = read_timeout
         self._sending = True
         self.stream_id = 0
+        self.refused = False
         self._latest = trio.current_time() + head_timeout
         self.scope = trio.CancelScope(deadline=self._latest)
 
@@ -275,6 +305,12 @@ class StreamWatch:
         if self._sending and self._seconds is not None:
             self.scope.deadline = min(self._latest, trio.current_time() + self._seconds)
 
+    def refuse_beyond(self, last_stream: int) -> None:
+        """Break the request off if the peer has not begun with it, and won't."""
+        if self.stream_id == 0 or self.stream_id > last_stream:
+            self.refused = True
+            self.scope.cancel(reason="the server goes away")
+
     def was_not_processed(self, exc: Exception, unavailable: type[Exception]) -> bool:
         """Tell whether the peer said that it did nothing for this stream."""
         if isinstance(exc, unavailable):
@@ -287,14 +323,41 @@ class StreamWatch:
 
 
 def engine_class(core: Any) -> Any:
-    """Return the core's HTTP/2 connection with the peer's limit left to the pool."""
-    base: Any = core.AsyncHTTP2Connection
-    if not hasattr(base, "_receive_remote_settings_change"):
-        return base  # its limit is below or at the pool's, then
+    """Return the core's HTTP/2 connection with the peer's limit left to the pool, and with streams reset that are given up.
 
-    async def open_all(self: Any, _event: Any) -> None:
+    Both go below the core's public interface. Where a version of it has another inside, connections with an abandoned stream are
+    retired, and the core's limit stands beside the pool's.
+    """
+    from h2.events import DataReceived
+    from h2.exceptions import ProtocolError
+
+    base: Any = core.AsyncHTTP2Connection
+    close: Any = getattr(base, "_response_closed", None)
+    needed = ("_receive_remote_settings_change", "_response_closed", "_write_outgoing_data")
+    if not all(hasattr(base, name) for name in needed):
+        return type("HTTP2Connection", (base,), {"resets_streams": False})
+
+    async def allow_most(self: Any, _event: Any) -> None:
         while self._max_streams < MOST_STREAMS:
             await self._max_streams_semaphore.release()
             self._max_streams += 1
 
-    return type("HTTP2Connection", (base,), {"_receive_remote_settings_change": open_all})
+    async def end_stream(self: Any, stream_id: int) -> None:
+        stream = self._h2_state.streams.get(stream_id)
+        if stream is None or stream.closed or self._state == self._state.CLOSED:
+            await close(self, stream_id)
+            return
+        try:
+            self._h2_state.reset_stream(stream_id, CANCEL)
+        except ProtocolError:  # the connection is at its end
+            await close(self, stream_id)
+            return
+        for event in self._events.get(stream_id, ()):
+            if isinstance(event, DataReceived):  # give its share of the connection's window back
+                self._h2_state.acknowledge_received_data(event.flow_controlled_length, stream_id)
+        await close(self, stream_id)
+        with trio.move_on_after(GRACE, shield=True):
+            await self._write_outgoing_data(_NO_REQUEST)
+
+    members = {"resets_streams": True, "_receive_remote_settings_change": allow_most, "_response_closed": end_stream}
+    return type("HTTP2Connection", (base,), members)

@@ -73,9 +73,11 @@ class Connection:
         "idle_at",
         "leases",
         "limit",
+        "looking",
         "multiplexed",
         "opened_at",
         "origin",
+        "rested",
         "retired",
         "settled",
         "slot",
@@ -95,10 +97,12 @@ class Connection:
         self.expires_at = math.inf
         self.idle_at = opened_at
         self.uses = 0
+        self.rested = False  # it was idle once, so the other side may have closed it
         self.leases: set[Lease] = set()
         # For HTTP/2: how many streams it may carry, whether the peer has said so, whether it takes no more, its slot.
         self.limit = 1
         self.settled = False
+        self.looking = False  # somebody looks what came while it was idle; nobody else may use it
         self.retired = False
         self.slot: Slot | None = None
 
@@ -114,6 +118,12 @@ class Connection:
         if self.multiplexed or (self.uses == 0 and self.stream.encrypted):
             return bool(wire.is_ended())
         return True
+
+
+def has_surplus(core: Any) -> bool:
+    """Tell whether bytes came after an HTTP/1.1 response: they would be taken for the next one."""
+    state = getattr(core, "_h11_state", None)  # the engine tells of them only where a connection is handed over
+    return state is not None and state.trailing_data[0] != b""
 
 
 class Origin:
@@ -198,6 +208,7 @@ class Ledger:
         self.drained: trio.Event | None = None
         self.wake_at = -math.inf  # when the maintenance task looks again; -inf: there is none
         self.wake: Callable[[], object] = lambda: None
+        self.short: dict[Origin, None] = {}  # origins that may lack warm connections
         self.multiplexer: Any = None  # set for HTTP/2
 
     # -- slots ---------------------------------------------------------------------------------------------------------
@@ -279,6 +290,11 @@ class Ledger:
         self._look_delay = 0.0 if self.lost > lost else min(60.0, max(LOST_AFTER, 2 * self._look_delay))
         self._looked = (self.granted, now + self._look_delay)
 
+    @property
+    def open(self) -> int:
+        """Connections that are open, or will be."""
+        return len(self.connections) + self.dialling
+
     # -- connections -----------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
@@ -297,11 +313,17 @@ class Ledger:
             if reason is not None:
                 self.close(connection, reason)
                 continue
+            connection.looking = connection.multiplexed and connection.stream.wire.is_readable()
             self.attach(lease, connection)
             if len(origin.idle) < self.min_idle:
-                self.wake()
+                self.note_short(origin)
             return connection
         return None
+
+    def note_short(self, origin: Origin) -> None:
+        """Let the maintenance task look at an origin that may be short of warm connections."""
+        self.short[origin] = None
+        self.wake()
 
     def unfit(self, connection: Connection, now: float) -> Reason | None:
         """Tell why an idle connection must not be used."""
@@ -330,7 +352,7 @@ class Ledger:
         """Count a dial in, and close what has been idle longest if there is no room for it."""
         self.dialling += 1
         origin.dialling += 1
-        while self.idle and len(self.connections) + self.dialling > self.max_connections:
+        while self.idle and self.open > self.max_connections:
             self.close_idle(next(iter(self.idle)), "evicted")
 
     @enable_ki_protection
@@ -383,7 +405,9 @@ class Ledger:
             self.returned_at = trio.current_time()
         connection.leases.discard(lease)
         if connection.multiplexed:
-            connection.retired = connection.retired or (reason is not None and lease.opened)
+            connection.retired = connection.retired or (
+                reason is not None and lease.opened and not connection.core.resets_streams
+            )
             if connection in self.connections:
                 self.multiplexer.part(connection, reason)
             elif not connection.leases:
@@ -392,7 +416,7 @@ class Ledger:
         connection.origin.in_use -= 1
         if connection not in self.connections:
             return  # closed under its user
-        if reason is None and not connection.core.is_idle():
+        if reason is None and (not connection.core.is_idle() or has_surplus(connection.core)):
             reason = "retired"
         self.rest(connection, trio.current_time()) if reason is None else self.close(connection, reason)
 
@@ -405,6 +429,7 @@ class Ledger:
             self.close(connection, "retired")
             return
         connection.idle_at = now
+        connection.rested = True
         connection.origin.idle[connection] = None
         self.idle[connection] = None
         self.trim(now)
@@ -426,6 +451,18 @@ class Ledger:
             else:
                 self.close_idle(oldest, "idle")
 
+    def reap(self, now: float) -> float:
+        """Close the idle connections that are not fit for use any more; return when to look again."""
+        self.trim(now)
+        due = math.inf
+        for connection in tuple(self.idle):
+            reason = self.unfit(connection, now)
+            if reason is None:
+                due = min(due, connection.idle_at + self.idle_timeout, connection.expires_at)
+            else:
+                self.close_idle(connection, reason)
+        return due
+
     def close_idle(self, connection: Connection, reason: Reason) -> None:
         """Close an idle connection."""
         del self.idle[connection]
@@ -440,6 +477,8 @@ class Ledger:
         connection.retired = True
         connection.origin.closed += 1
         connection.stream.close_now()
+        if self.min_idle:
+            self.note_short(connection.origin)
         if connection.slot is not None:
             self.free_slot(connection.slot)
             connection.slot = None
@@ -469,6 +508,7 @@ class Ledger:
     def shut(self) -> None:
         """Close every connection and end every lease that has one."""
         self.closing = True
+        self.wake()
         for scope in tuple(self.pauses):
             scope.cancel()
         for lease in self.leases():

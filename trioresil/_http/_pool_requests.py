@@ -48,7 +48,7 @@ class Upload:
 class Call:
     """One request on its way: what the steps share."""
 
-    __slots__ = ("extensions", "lease", "ledger", "request", "reused", "timeouts", "upload", "watch")
+    __slots__ = ("extensions", "lease", "ledger", "request", "timeouts", "upload", "watch", "worn")
 
     def __init__(self, request: Any, ledger: Ledger, lease: Lease, byte_stream: type) -> None:
         self.request = request
@@ -57,7 +57,7 @@ class Call:
         self.extensions = request.extensions
         self.timeouts = self.extensions.get("timeout", _NO_TIMEOUTS)
         self.upload = request.stream if isinstance(request.stream, byte_stream) else Upload(request.stream)
-        self.reused = False
+        self.worn = False  # the connection may have been closed by the other side before this request
         self.watch: StreamWatch | None = None
 
 
@@ -134,9 +134,11 @@ class RequestPath:
             return ledger.take_idle(lease, now) or await self._dial(call)
         if not multiplexer.enter(lease) or (lease.slot is not None and lease.slot.held < 2):
             await self._queue(call, multiplexer)
-        connection = lease.connection or ledger.take_idle(lease, trio.current_time())
-        if connection is None:
-            connection = await self._dial(call)
+        connection = lease.connection
+        while connection is None:
+            connection = ledger.take_idle(lease, trio.current_time()) or await self._dial(call)
+            if connection.looking and not await multiplexer.look(lease, connection):
+                connection = None  # the peer had closed it, or goes away
         multiplexer.dialled(lease, connection)
         return connection
 
@@ -208,7 +210,7 @@ class RequestPath:
         multiplexed = self._only_http2 or (self._http2 and stream.alpn == "h2")
         make = self._engine.http2 if multiplexed else self._engine.http11
         if multiplexed:
-            stream.share()
+            stream = stream.moved_to(self._engine.shared_stream)
         core = make(origin=self._dialler.origin_on_wire(origin), stream=stream, keepalive_expiry=None)
         now = trio.current_time()
         if _instruments.installed:
@@ -228,7 +230,8 @@ class RequestPath:
     async def _exchange(self, call: Call, connection: Connection) -> Any:
         """Send the request on a connection, and return the response once its head is there."""
         engine = self._engine
-        call.reused = connection.uses > 0
+        reused = connection.uses > 0
+        call.worn = reused or connection.rested
         connection.uses += 1
         read_timeout = None
         if connection.multiplexed:
@@ -237,7 +240,7 @@ class RequestPath:
         else:
             answer = await self._head(call, connection)
         told = answer.extensions
-        told["trioresil"] = _REPORTS[call.reused]
+        told["trioresil"] = _REPORTS[reused]
         body = engine.body(answer.stream, call.lease, call.ledger, engine, read_timeout)
         return engine.response(status_code=answer.status, headers=answer.headers, stream=body, extensions=told)
 
@@ -266,6 +269,8 @@ class RequestPath:
                 return answer
         finally:
             del connection.stream.watches[task]
+        if watch.refused:
+            raise self._engine.core.ConnectionNotAvailable("the server went away before it began with this request")
         raise self._late(min(self._head_timeout, math.inf if read_timeout is None else read_timeout))
 
     def _late(self, seconds: float) -> Exception:
@@ -293,7 +298,7 @@ class RequestPath:
                 return True
         elif connection.stream.received:
             return False
-        return call.reused and (call.request.method in IDEMPOTENT or not _was_sent(call.lease))
+        return call.worn and (call.request.method in IDEMPOTENT or not _was_sent(call.lease))
 
 
 def _was_sent(lease: Lease) -> bool:

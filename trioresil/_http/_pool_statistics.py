@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class OriginStatistics:
+class PoolOriginStatistics:
     """Snapshot of what a PoolTransport has to do with one origin. What is counted is counted since the run began."""
 
     open: int
@@ -62,7 +62,7 @@ class PoolTransportStatistics:
     """Requests so far, of the origins below."""
     closed: bool
     """Whether it takes no more requests."""
-    origins: Mapping[str, OriginStatistics]
+    origins: Mapping[str, PoolOriginStatistics]
     """By origin, as "https://host:port" without a default port. Origins that were long quiet are forgotten beyond 1,000."""
 
 
@@ -84,8 +84,8 @@ def statistics_of(name: str, max_connections: float, closed: bool, ledger: Ledge
     )
 
 
-def _of_origin(origin: Origin) -> OriginStatistics:
-    return OriginStatistics(
+def _of_origin(origin: Origin) -> PoolOriginStatistics:
+    return PoolOriginStatistics(
         open=len(origin.idle) + origin.in_use,
         in_use=origin.in_use,
         idle=len(origin.idle),

@@ -22,6 +22,7 @@ from ._pool_requests import RequestPath
 from ._pool_statistics import PoolTransportStatistics, statistics_of
 from ._proxies import make_proxy
 from ._tls import make_tls
+from ._upkeep import Upkeep
 
 if TYPE_CHECKING:
     from ._library import Library
@@ -120,6 +121,11 @@ class PoolTransport:
         now = self._clock.read()
         ledger = self._ledger
         assert ledger is not None
+        if self._min_idle and ledger.wake_at == -math.inf:
+            raise RuntimeError(
+                f"{self._name}: min_idle={self._min_idle} needs the pool's maintenance task: "
+                "await nursery.start(transport.serve)"
+            )
         if _instruments.installed:
             _instruments.announce(self)
         url = request.url
@@ -150,6 +156,8 @@ class PoolTransport:
         ledger.forget_quiet_origins()
         origin = Origin(key, name, core, server_hostname=sni or shown_host, limit=self._max_per_origin)
         ledger.origins[key] = origin
+        if self._min_idle:
+            ledger.note_short(origin)
         return origin
 
     async def _refresh(self) -> None:
@@ -175,6 +183,24 @@ class PoolTransport:
         traceback: TracebackType | None = None,
     ) -> None:
         await self.aclose()
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after idle connections until the pool is closed: `await nursery.start(transport.serve)`.
+
+        It closes them in time while nobody calls (else that is done when the pool is used), and keeps `min_idle` of them
+        open for each origin that was called. It takes what is left: it neither queues for a slot nor evicts a connection.
+
+        Cancellation: safe at any time; connections stay as they are.
+
+        Raises:
+          RuntimeError: this transport is being looked after already.
+        """
+        self._clock.read()
+        ledger = self._ledger
+        assert ledger is not None
+        if ledger.wake_at != -math.inf:
+            raise RuntimeError(f"{self._name}: serve is running already: one maintenance task is enough")
+        await Upkeep(self._path, ledger, self._rng).run(task_status)
 
     def close_admission(self) -> None:
         """Take no more requests, from now on; those that were taken go on."""

@@ -120,8 +120,7 @@ class Wire(trio.abc.Stream):
 class NetworkStream:
     """The core library's network stream over a wire, with or without TLS; bound to one core by its subclass.
 
-    One CancelScope for a finite timeout, none for an infinite one. For HTTP/2 (`shared`), reads pay no heed to `timeout`:
-    what one request may wait for must not break the connection for the others, so the request itself keeps its time.
+    One CancelScope for a finite timeout, none for an infinite one.
     """
 
     _core: ClassVar[Any]
@@ -130,17 +129,15 @@ class NetworkStream:
         self._stream = stream
         self.wire = wire
         self.received = False
-        self.shared = False
-        self.watches: dict[trio.lowlevel.Task, Any] = {}  # for HTTP/2: who sends a request, and keeps its time
-
-    def share(self) -> None:
-        """Make it a connection of many requests."""
-        self.shared = self.wire.whole_writes = True
 
     @property
     def encrypted(self) -> bool:
         """Whether there is TLS on it."""
         return isinstance(self._stream, trio.SSLStream)
+
+    def moved_to(self, kind: Any) -> Any:
+        """Return this stream as one of another class."""
+        return kind(self._stream, self.wire)
 
     @property
     def alpn(self) -> str | None:
@@ -151,7 +148,7 @@ class NetworkStream:
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - the core's interface
         """Return bytes as they come; b"" at the end."""
         try:
-            if timeout is None or self.shared:
+            if timeout is None:
                 data = await self._stream.receive_some(max_bytes)
             else:
                 with trio.CancelScope(deadline=trio.current_time() + timeout) as scope:
@@ -168,8 +165,6 @@ class NetworkStream:
         """Send all of the buffer."""
         if not buffer:
             return
-        if self.shared and (watch := self.watches.get(trio.lowlevel.current_task())) is not None:
-            watch.touch()
         try:
             if timeout is None:
                 await self._stream.send_all(buffer)
