@@ -40,7 +40,7 @@ class Pki:
     def server_context(self) -> ssl.SSLContext:
         """Return the context of a server on 127.0.0.1 that demands a certificate of this authority."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.authority.issue_cert("127.0.0.1").configure_cert(context)
+        self.authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
         self.authority.configure_trust(context)
         context.verify_mode = ssl.CERT_REQUIRED
         return context
