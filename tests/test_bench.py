@@ -12,7 +12,7 @@ from tests.bench import _http_server, _rivals
 from tests.bench.__main__ import SECTIONS, run
 from tests.bench._measure import HttpPlan, Plan
 
-HTTP = HttpPlan(rounds=1, cells=((2, 1),), schemes=("http",), contenders=("httpx2",), window=0.01)
+HTTP = HttpPlan(rounds=1, cells=((2, 1),), schemes=("http",), contenders=("trioresil, open_client",), window=0.01)
 TINY = Plan(rounds=1, batch_seconds=1e-6, waiters=(2,), drain_seconds=0.01, grants=5, http=HTTP)
 
 
@@ -52,7 +52,7 @@ def test_rivals_that_are_not_installed_are_named_and_left_out(
 @pytest.mark.skipif(_http_server.installed() is None, reason="nginx is not installed")
 def test_a_client_is_measured_in_a_process_of_its_own_over_tls(capfd: pytest.CaptureFixture[str]) -> None:
     document = run(replace(TINY, http=replace(HTTP, schemes=("https",))), ["http"])
-    measured = document["results"]["http"]["https"]["2/1"]["httpx2"]
+    measured = document["results"]["http"]["https"]["2/1"]["trioresil, open_client"]
     assert measured["whole"]
     assert not measured["errors"]
     assert measured["most"] >= 1
@@ -63,5 +63,5 @@ def test_a_client_is_measured_in_a_process_of_its_own_over_tls(capfd: pytest.Cap
 @pytest.mark.skipif(_http_server.installed() is None, reason="nginx is not installed")
 def test_a_client_that_is_not_ready_when_time_is_up_is_said_to_be_so(capfd: pytest.CaptureFixture[str]) -> None:
     document = run(replace(TINY, http=replace(HTTP, box=0.001)), ["http"])
-    assert not document["results"]["http"]["http"]["2/1"]["httpx2"]["whole"]
+    assert not document["results"]["http"]["http"]["2/1"]["trioresil, open_client"]["whole"]
     assert "none" in capfd.readouterr().out

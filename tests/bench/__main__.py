@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from . import _calls, _http, _queues, _report, _rivals
+from . import _calls, _http, _pool, _queues, _report, _rivals
 from ._http_child import CONTENDERS
 from ._measure import HttpPlan, Plan
 
@@ -25,6 +25,7 @@ SECTIONS: dict[str, Callable[[Plan], Any]] = {
     "handoff": _queues.handoff,
     "drain": _queues.drain,
     "grants": _queues.grants,
+    "pool": _pool.pool,
     "http": _http.http,
 }
 
