@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from ._edge_errors import mark_connecting
 from ._wires import Wire
 
 if TYPE_CHECKING:
@@ -57,13 +58,17 @@ class Dialler:
 
     async def dial(self, origin: Origin, trace: Trace | None) -> Any:
         """Return a stream to an origin, after every handshake."""
-        if self._proxy is None:
-            stream = await self.connect(origin.core.host.decode("ascii"), origin.core.port, trace)
-        else:
-            stream = await self._proxy.connect(self, origin, trace)
-        if origin.encrypted:  # which closes the stream if it fails
-            stream = await self.encrypt(stream, self._context(), origin.server_hostname, self._alpn, trace)
-        return stream
+        try:
+            if self._proxy is None:
+                stream = await self.connect(origin.core.host.decode("ascii"), origin.core.port, trace)
+            else:
+                stream = await self._proxy.connect(self, origin, trace)
+            if origin.encrypted:  # which closes the stream if it fails
+                stream = await self.encrypt(stream, self._context(), origin.server_hostname, self._alpn, trace)
+            return stream
+        except BaseException as exc:
+            mark_connecting(exc)
+            raise
 
     def forwards(self, origin: Origin) -> bool:
         """Tell whether requests to an origin are sent to a proxy as they are, instead of through a tunnel."""

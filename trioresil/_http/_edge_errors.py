@@ -49,8 +49,9 @@ class EdgeTimeout(TimedOutError):
 
 def mark_connecting(exc: BaseException) -> None:
     """Note on a cancellation that a connection was being made: nothing was sent, and yet it tells of the other side."""
-    mark_unstarted(exc)
-    exc.__dict__[_CONNECTING] = True
+    if not isinstance(exc, Exception):
+        mark_unstarted(exc)
+        exc.__dict__[_CONNECTING] = True
 
 
 def was_connecting(exc: BaseException) -> bool:
