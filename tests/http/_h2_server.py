@@ -7,6 +7,7 @@ knowledge over plain TCP, or over TLS after ALPN.
 from __future__ import annotations
 
 import contextlib
+import math
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -71,6 +72,11 @@ class H2Connection:
         self.number = number
         self.streams: dict[int, Stream] = {}
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        # What is set here goes out with the first frame; h2 counts streams by it from then on.
+        limit = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: server.max_streams}
+        self.h2.local_settings = h2.settings.Settings(client=False, initial_values=limit)
+        self.last_stream: float = math.inf
+        """The last stream that is served: after GOAWAY, what lies beyond it is dropped unseen, as the standard has it."""
         self._sending = trio.Lock()
 
     async def flush(self) -> None:
@@ -83,6 +89,7 @@ class H2Connection:
         """GOAWAY that leaves the connection open: streams up to the last one are still answered."""
         # h2's own close_connection refuses to send anything after it, so the frame is written by hand.
         last = max(self.streams, default=0) if last_stream is None else last_stream
+        self.last_stream = last
         payload = last.to_bytes(4, "big") + code.to_bytes(4, "big")
         frame = len(payload).to_bytes(3, "big") + b"\x07\x00" + bytes(4) + payload
         async with self._sending:
@@ -94,14 +101,15 @@ class H2Connection:
         await self.flush()
 
     async def serve(self) -> None:
-        self.h2.local_settings[h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS] = self.server.max_streams
         self.h2.initiate_connection()
         await self.flush()
         async with trio.open_nursery() as nursery:
-            while data := await self.stream.receive_some(65536):
-                for event in self.h2.receive_data(data):
-                    self._take(event, nursery)
-                await self.flush()
+            with contextlib.suppress(h2.exceptions.ProtocolError):  # a client that breaks the rules is cut off
+                while data := await self.stream.receive_some(65536):
+                    for event in self.h2.receive_data(data):
+                        if getattr(event, "stream_id", 0) <= self.last_stream:
+                            self._take(event, nursery)
+                    await self.flush()
             nursery.cancel_scope.cancel(reason="the client has gone")
 
     def _take(self, event: h2.events.Event, nursery: trio.Nursery) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+from collections.abc import Callable
 
 import trio
 
@@ -29,6 +30,16 @@ class _Proxy:
         self.open = 0
         self.accepted = 0
         self.port = 0
+        self._changed = trio.Event()
+
+    async def wait(self, condition: Callable[[_Proxy], bool]) -> None:
+        """Waits until a condition on this proxy holds; it is asked whenever a connection comes or goes."""
+        while not condition(self):
+            await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def start(self, nursery: trio.Nursery) -> _Proxy:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -39,6 +50,7 @@ class _Proxy:
     async def _connection(self, client: trio.SocketStream) -> None:
         self.open += 1
         self.accepted += 1
+        self._wake()
         try:
             await self._serve(client)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
@@ -46,6 +58,7 @@ class _Proxy:
         finally:
             client.socket.close()
             self.open -= 1
+            self._wake()
 
     async def _serve(self, client: trio.SocketStream) -> None:
         raise NotImplementedError
