@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 import trioresil
-from tests.http._scripted import BOTH, Edge, Failing
+from tests.http._scripted import BOTH, URL, Edge, Failing, answer, fails
 
 pytestmark = BOTH
 
-METHODS = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "CONNECT", "SPAM"]
-IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
-UNMADE = ["ConnectError", "ConnectTimeout", "ProxyError"]
+METHODS = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY", "POST", "PATCH", "CONNECT", "SPAM"]
+IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"}
+UNMADE = ["ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"]
 BROKEN = ["ReadError", "ReadTimeout", "WriteError", "WriteTimeout", "CloseError", "RemoteProtocolError"]
 HOPELESS = ["LocalProtocolError", "UnsupportedProtocol", "DecodingError", "TooManyRedirects"]
 STATUSES = range(100, 600)
@@ -87,6 +90,24 @@ def test_what_is_not_the_client_librarys_is_not_worth_it(edge: Edge, error: Exce
     assert edge.face.transient(error) is False
 
 
+def test_empty_key_is_none(edge: Edge) -> None:
+    assert edge.face.transient(of_request(edge, edge.error("ReadError"), "POST", **{"Idempotency-Key": ""})) is False
+
+
+def test_group_is_judged_by_all_of_its_leaves(edge: Edge) -> None:
+    def group(*names: str) -> Any:
+        return ExceptionGroup("addresses", [edge.error(name) for name in names])
+
+    transient, failed = edge.face.transient, edge.face.failed
+    assert transient(group("ConnectError", "ConnectTimeout")) is True
+    assert transient(group("ConnectError", "ReadError")) is False
+    assert failed(group("ConnectError", "ReadError")) is True
+    assert failed(group("ConnectError", "PoolTimeout")) is False
+    assert failed(ExceptionGroup("mixed", [edge.error("ConnectError"), ValueError("x")])) is False
+    assert transient(ExceptionGroup("mixed", [edge.error("ConnectError"), ValueError("x")])) is False
+    assert transient(ExceptionGroup("nested", [group("ConnectError"), edge.error("ConnectError")])) is True
+
+
 def test_status_error_is_judged_as_its_response(edge: Edge) -> None:
     for method, status in itertools.product(["GET", "POST"], [200, 404, 429, 500, 501, 503]):
         request = edge.request(method)
@@ -114,6 +135,39 @@ def test_errors_of_the_other_library_are_strangers(edge: Edge) -> None:
     assert edge.face.failed(other.error("ConnectError")) is False
 
 
+async def test_all_three_work_in_a_retry_of_the_users_around_a_plain_client(
+    autojump_clock: MockClock, edge: Edge
+) -> None:
+    face = edge.face
+    retry = trioresil.Retry(on=face.transient, on_result=face.transient, delay_hint=face.retry_after, backoff=[1.0])
+    for method, sent_at in (("GET", [0, 1, 2, 5, 10]), ("POST", [0, 1])):
+        transport = edge.scripted(
+            fails("ConnectError"), fails("ReadError"), answer(503, retry_after=3), answer(429, retry_after=5), answer()
+        )
+        async with edge.library.AsyncClient(transport=transport) as client:
+            began = trio.current_time()
+            if method == "GET":
+                assert (await retry.call(client.get, URL)).status_code == 200
+            else:
+                with pytest.raises(edge.library.ReadError):
+                    await retry.call(client.post, URL)
+        assert [each - began for each in transport.sent_at] == sent_at
+
+
+async def test_failed_judges_for_a_breaker_of_the_users_around_a_plain_client(
+    autojump_clock: MockClock, edge: Edge
+) -> None:
+    failed = edge.face.failed
+    breaker = trioresil.CircuitBreaker(trip=trioresil.ConsecutiveFailures(2), on=failed, on_result=failed)
+    steps = [answer(404), answer(500), answer(429), answer(503), fails("PoolTimeout"), answer(501), fails("ReadError")]
+    async with edge.library.AsyncClient(transport=edge.scripted(*steps, answer(502))) as client:
+        for number in range(8):
+            assert breaker.state is trioresil.CircuitState.CLOSED, number
+            with contextlib.suppress(edge.library.TransportError):
+                await breaker.call(client.get, URL)
+    assert breaker.state is trioresil.CircuitState.OPEN
+
+
 # -- what counts against the other side --------------------------------------------------------------------------------
 
 
@@ -122,7 +176,7 @@ def test_server_errors_are_failures_and_all_other_answers_good(edge: Edge) -> No
     assert failures == [status for status in range(500, 600) if status != 501]
 
 
-@pytest.mark.parametrize("name", [*UNMADE, *BROKEN])
+@pytest.mark.parametrize("name", ["ConnectError", "ConnectTimeout", "ProxyError", *BROKEN])
 def test_transport_errors_are_failures(edge: Edge, name: str) -> None:
     assert edge.face.failed(edge.error(name)) is True
 

@@ -359,6 +359,19 @@ async def test_dates_count_too(autojump_clock: MockClock, edge: Edge) -> None:
     assert breaker.statistics().remaining == 9
 
 
+async def test_probe_told_503_opens_again_for_just_that_long(autojump_clock: MockClock, edge: Edge) -> None:
+    breaker = touchy(edge, open_for=1000)
+    transport = edge.scripted(answer(503, retry_after=5), answer(200))
+    async with edge.client(transport, breaker=lambda _: breaker) as client:
+        breaker.open(1)
+        await trio.sleep(1)
+        await client.get(URL)
+        assert breaker.statistics().remaining == 5
+        await trio.sleep(5)
+        assert (await client.get(URL)).status_code == 200
+    assert breaker.state is CircuitState.CLOSED
+
+
 async def test_longer_open_time_is_kept(autojump_clock: MockClock, edge: Edge) -> None:
     """Two calls were under way; the one with the shorter hint comes last."""
     breaker = touchy(edge, trip=trioresil.ConsecutiveFailures(99))

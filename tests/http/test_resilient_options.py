@@ -213,6 +213,59 @@ async def test_admission_can_be_closed_and_waited_for(autojump_clock: MockClock,
             assert trio.current_time() == 4
 
 
+async def test_statistics_tell_what_it_has_done(autojump_clock: MockClock, edge: Edge) -> None:
+    transport = edge.scripted(answer(503), answer(429, retry_after=5), answer(200, b"x"))
+    resilient = edge.resilient(
+        transport,
+        retry=edge.retry(),
+        breaker=lambda origin: trioresil.CircuitBreaker(name=origin),
+        bulkhead=lambda origin: trioresil.Bulkhead(3, name=origin),
+        name="api",
+    )
+    assert resilient.statistics().origins == ()
+    response = await resilient.handle_async_request(edge.request())
+    told = resilient.statistics()
+    assert (told.name, told.requests, told.retries, told.closed) == ("api", 1, 2, False)
+    assert told.inside == 1
+    (origin,) = told.origins
+    assert origin.origin == "https://api.example"
+    assert origin.breaker.state is trioresil.CircuitState.CLOSED
+    assert origin.bulkhead.inside == 1
+    assert origin.bucket is None
+    await response.stream.aclose()
+    assert resilient.statistics().inside == 0
+    assert resilient.statistics().origins[0].bulkhead.inside == 0
+    resilient.close_admission()
+    assert resilient.statistics().closed is True
+    assert "api" in repr(resilient)
+
+
+async def test_statistics_tell_of_a_pause_and_who_waits(autojump_clock: MockClock, edge: Edge) -> None:
+    for bucket in (None, lambda _: trioresil.TokenBucket(rate=100, capacity=100)):
+        resilient = edge.resilient(edge.scripted(answer(429, retry_after=5), answer(200)), bucket=bucket)
+        await (await resilient.handle_async_request(edge.request())).aclose()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(_sent_and_closed, resilient, edge)
+            await trio.sleep(2)
+            (origin,) = resilient.statistics().origins
+            assert origin.waiting == 3
+            assert origin.paused_for == pytest.approx(3)
+        (origin,) = resilient.statistics().origins
+        assert (origin.waiting, origin.paused_for) == (0, 0)
+
+
+async def _sent_and_closed(resilient: Any, edge: Edge) -> None:
+    await (await resilient.handle_async_request(edge.request())).aclose()
+
+
+async def test_retry_may_be_another_one_for_a_request(autojump_clock: MockClock, edge: Edge) -> None:
+    transport = edge.scripted(answer(503))
+    async with edge.client(transport) as client:
+        await client.get(URL, extensions=options(retry=edge.retry(max_attempts=4)))
+    assert len(transport.sent) == 4
+
+
 async def test_works_around_the_librarys_own_transport(autojump_clock: MockClock, edge: Edge) -> None:
     async with edge.client(
         edge.library.MockTransport(lambda request: edge.library.Response(200, text="mocked"))

@@ -91,8 +91,37 @@ def test_all_three_forms_of_a_date_are_understood(edge: Edge, until: str) -> Non
     assert asked(edge, until, Date=http_date(NOON)) == 7.0
 
 
+def test_every_month_is_understood(edge: Edge) -> None:
+    for month in range(1, 13):
+        first = datetime(2026, month, 1, tzinfo=UTC)
+        assert asked(edge, http_date(first + timedelta(seconds=9)), Date=http_date(first)) == 9.0
+
+
+def test_every_part_of_a_date_counts(edge: Edge) -> None:
+    for step in (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(days=365), timedelta(days=31)):
+        assert asked(edge, http_date(NOON + step), Date=http_date(NOON)) == step.total_seconds()
+
+
+def test_leap_second_is_a_date(edge: Edge) -> None:
+    wanted = asked(edge, "Thu, 31 Dec 2026 23:59:60 GMT", Date="Thu, 31 Dec 2026 23:59:50 GMT")
+    assert wanted in (9.0, 10.0)
+    assert asked(edge, "Thu, 31 Dec 2026 23:59:61 GMT", Date="Thu, 31 Dec 2026 23:59:50 GMT") is None
+
+
+def test_year_of_two_digits_is_of_this_century_unless_that_is_far_ahead(edge: Edge) -> None:
+    date = "Sun, 06 Nov 1994 08:49:30 GMT"
+    assert asked(edge, "Sunday, 06-Nov-94 08:49:37 GMT", Date=date) == 7.0
+    assert asked(edge, "Saturday, 23-Nov-30 12:00:07 GMT", Date="Sat, 23 Nov 2030 12:00:00 GMT") == 7.0
+
+
+@pytest.mark.parametrize("text", ["Mon, 01 Jan 0001 00:00:00 +0100", "Fri, 31 Dec 9999 23:59:59 -0100"])
+def test_date_that_leaves_the_calendar_asks_for_nothing(edge: Edge, text: str) -> None:
+    assert asked(edge, text, Date=http_date(NOON)) is None
+
+
 def test_dates_with_a_zone_are_understood(edge: Edge) -> None:
-    assert asked(edge, "Mon, 23 Nov 2026 13:00:07 +0100", Date=http_date(NOON)) == 7.0
+    assert asked(edge, "Mon, 23 Nov 2026 13:30:07 +0130", Date=http_date(NOON)) == 7.0
+    assert asked(edge, "Mon, 23 Nov 2026 10:30:07 -0130", Date=http_date(NOON)) == 7.0
 
 
 @pytest.mark.parametrize("ago", [0, 1, 3600, 10**8])
