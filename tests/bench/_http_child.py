@@ -146,8 +146,8 @@ async def _ours(library: str, load: Load) -> Any:
 @asynccontextmanager
 async def _no_client(library: str, load: Load) -> Any:
     module, transport = _transport(library, load)
-    phases = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT)
-    request = module.Request("GET", load.url, extensions={"timeout": phases})
+    async with module.AsyncClient(timeout=TIMEOUT) as client:
+        request = client.build_request("GET", load.url)
 
     async def get() -> None:
         response = await transport.handle_async_request(request)
