@@ -27,6 +27,7 @@ from trioresil import (
     open_pool,
     serve_pool,
 )
+from trioresil._links import passage
 from trioresil.testing import Recorder
 
 
@@ -440,32 +441,61 @@ async def test_connect_that_takes_too_long_is_a_time_out_that_has_not_started(au
         assert (statistics.connecting, statistics.connect_failed) == (0, 1)
 
 
-@pytest.mark.parametrize("wait", ["queue", "connect", "check"])
-async def test_cancellation_that_passes_out_of_a_wait_has_not_started(autojump_clock: MockClock, wait: str) -> None:
-    peer, started = Peer(), []
-    async with open_pool(peer.connect, check=peer.check, max_size=1) as pool:
+@pytest.mark.parametrize("wait", ["entrance", "queue", "connect", "check"])
+async def test_cancellation_that_passes_out_of_a_wait_says_that_nothing_was_started(
+    autojump_clock: MockClock, wait: str
+) -> None:
+    peer, passed = Peer(), []
+
+    class Passing:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+            passed.append(error)
+
+    async with open_pool(peer.connect, check=peer.check, max_size=1) as pool, trio.open_nursery() as nursery:
         if wait == "check":
             await use(pool)
+        if wait == "queue":
+            nursery.start_soon(use, pool, 2)
+            await wait_all_tasks_blocked()
         peer.seconds = {wait: math.inf}
+        with trio.move_on_after(0 if wait == "entrance" else 1), Passing():
+            await use(pool)
+    [error] = passed
+    assert isinstance(error, trio.Cancelled)
+    assert passage(error).started is False
 
-        async def guarded() -> None:
-            with pytest.raises(TimedOutError) as caught:
-                await trioresil.Timeout(1).call(pool.connection().__aenter__)
-            started.append(caught.value.started)
 
-        async with trio.open_nursery() as nursery:
-            if wait == "queue":
-                nursery.start_soon(use, pool, 2)
-                await wait_all_tasks_blocked()
-            nursery.start_soon(guarded)
-    assert started == [True]  # for `call` the function, here the pool's, had been entered
+async def test_functions_of_the_user_may_be_interrupted(autojump_clock: MockClock) -> None:
+    protected = []
+
+    async def connect() -> Connection:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        return Connection(0)
+
+    async with open_pool(connect) as pool:
+        await use(pool)
+    assert protected == [False]
+
+
+def test_outside_of_trio_it_says_what_to_do() -> None:
+    pools: list[Pool[Any]] = []
+
+    async def main() -> None:
+        async with open_pool(Peer().connect) as pool:
+            pools.append(pool)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    with pytest.raises(RuntimeError, match=r"trioresil runs on Trio: start the program with trio\.run"):
+        pools[0].connection().__aenter__().send(None)  # type: ignore[attr-defined]
 
 
 # --- lifetime and idle time ------------------------------------------------------------------------------------------
 
 
 async def test_unused_connection_is_closed_after_the_idle_time(autojump_clock: MockClock) -> None:
-    peer, recorder = Peer(), Recorder()
+    peer, recorder = Peer(close=0.5), Recorder()
     with trioresil.instrument(recorder):
         async with open_pool(peer.connect, close=peer.close, max_idle_time=10) as pool:
             for _ in range(3):
@@ -625,6 +655,35 @@ async def test_connect_that_fails_for_the_minimum_is_tried_again_with_backoff(au
     assert [event.error for event in recorder.of(ConnectFailed)] == errors
 
 
+async def test_minimum_is_connected_again_where_connections_are_checked(autojump_clock: MockClock) -> None:
+    peer = Peer()
+    async with open_pool(peer.connect, check=peer.check, min_idle=1) as pool:
+        await trio.sleep(1)
+        async with pool.connection():
+            await trio.sleep(1)
+            assert pool.statistics().idle == 1
+
+
+async def test_minimum_is_connected_when_a_close_makes_room(autojump_clock: MockClock) -> None:
+    peer = Peer(close=0.5)
+    async with open_pool(peer.connect, close=peer.close, min_idle=1, max_size=1) as pool:
+        await trio.sleep(1)
+        await cancel_in(pool)
+        await wait_all_tasks_blocked()
+        assert pool.statistics().idle == 1
+    assert peer.most == 1
+
+
+async def test_minimum_is_connected_when_a_failed_connect_makes_room(autojump_clock: MockClock) -> None:
+    peer = Peer(connect=0.5)
+    peer.fail("connect", OSError())
+    async with open_pool(peer.connect, min_idle=1, max_size=1) as pool:
+        with pytest.raises(OSError):  # noqa: PT011
+            await use(pool)
+        await trio.sleep(1)
+        assert pool.statistics().idle == 1
+
+
 async def test_backoff_starts_afresh_after_a_success(autojump_clock: MockClock) -> None:
     peer = Peer()
     peer.errors["connect"] = [OSError(number) for number in range(6)]
@@ -723,6 +782,35 @@ async def test_whoever_waits_is_rejected_when_the_pool_ends(autojump_clock: Mock
     assert peer.open == 0
 
 
+@pytest.mark.parametrize("step", ["check", "connect"])
+async def test_whoever_gets_a_connection_as_the_pool_ends_is_rejected(autojump_clock: MockClock, step: str) -> None:
+    peer, answer, outcomes = Peer(), trio.Event(), []
+
+    async def connect() -> Connection:
+        if step == "connect":
+            await answer.wait()
+        return await peer.connect()
+
+    async def check(connection: Connection) -> bool:
+        await answer.wait()
+        return True
+
+    async def visit() -> None:
+        with pytest.raises(PoolClosedError):
+            await use(pool)
+        outcomes.append("rejected")
+
+    async with trio.open_nursery() as nursery:
+        async with open_pool(connect, close=peer.close, check=check if step == "check" else None) as pool:
+            if step == "check":
+                await use(pool)
+            nursery.start_soon(visit)
+            await wait_all_tasks_blocked()
+            answer.set()
+    assert outcomes == ["rejected"]
+    assert peer.open == 0
+
+
 async def test_closed_admission_rejects_newcomers_and_serves_the_queue(autojump_clock: MockClock) -> None:
     peer, served = Peer(), []
 
@@ -764,6 +852,44 @@ async def test_drained_waits_for_the_queue_too_and_whoever_gives_up_counts_as_go
             await wait_all_tasks_blocked()
             await pool.wait_drained()
             assert trio.current_time() == 3
+
+
+async def test_drained_waits_on_if_somebody_comes_as_the_last_one_goes(autojump_clock: MockClock) -> None:
+    drained_at = []
+
+    async def drain() -> None:
+        await pool.wait_drained()
+        drained_at.append(trio.current_time())
+
+    async with open_pool(Peer().connect) as pool, trio.open_nursery() as nursery:
+        async with pool.connection():
+            nursery.start_soon(drain)
+            await trio.sleep(1)
+        async with pool.connection():
+            await trio.sleep(1)
+    assert drained_at == [2]
+
+
+async def test_drained_waits_for_whoever_waits_for_a_close(autojump_clock: MockClock) -> None:
+    peer = Peer(close=0.5, connect=0.25)
+    async with open_pool(peer.connect, close=peer.close, max_size=1, max_idle_time=1) as pool:
+        await use(pool)
+        await trio.sleep(1.25)
+        assert pool.statistics().closing == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use, pool, 1)
+            await wait_all_tasks_blocked()
+            await pool.wait_drained()
+            assert trio.current_time() == 3
+
+
+async def test_whoever_has_been_let_in_waits_no_more(autojump_clock: MockClock) -> None:
+    async with open_pool(Peer().connect, max_size=1) as pool, trio.open_nursery() as nursery:
+        async with pool.connection():
+            nursery.start_soon(use, pool)
+            await wait_all_tasks_blocked()
+            assert pool.statistics().waiting == 1
+        assert pool.statistics().waiting == 0
 
 
 async def test_error_of_the_body_leaves_bare_and_closes_the_pool(autojump_clock: MockClock) -> None:
@@ -831,6 +957,7 @@ async def test_drained_pool_that_is_waited_for_is_a_checkpoint(autojump_clock: M
 
 async def test_listeners_hear_the_pool(autojump_clock: MockClock) -> None:
     peer, recorder = Peer(connect=1.5), Recorder()
+    await trio.sleep(1)
     with trioresil.instrument(recorder):
         async with open_pool(peer.connect) as pool:
             await use(pool)

@@ -390,7 +390,6 @@ class Pool(Generic[C]):
             return "expired"
         if kept.is_dirty and await self._ask(self._reset, kept) is _FAILED:
             return "discarded"
-        kept.is_dirty = False
         answer = True if self._check is None else await self._ask(self._check, kept)
         return "stale" if answer is _FAILED or answer is False else None
 
@@ -536,7 +535,6 @@ class Pool(Generic[C]):
             raise in_another_run(repr(self.name))
         return self._clock.current_time()
 
-    @disable_ki_protection  # what is called is the user's
     async def _bounded(self, allowed: float, fn: Any, *args: Any) -> Any:
         """Call a function and await its result, if need be. _FAILED if time is up or the pool is closed."""
         scope = CancelScope(deadline=self._clock.current_time() + allowed)
@@ -623,7 +621,7 @@ async def _acquire_rest(limiters: list[CapacityLimiter], lease: object, held: li
         held.append(limiter)
 
 
-@disable_ki_protection
+@disable_ki_protection  # what is called is the user's
 async def _call(fn: Callable[..., Any], *args: Any) -> Any:
     result = fn(*args)
     return await result if inspect.isawaitable(result) else result
