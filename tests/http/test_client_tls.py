@@ -266,6 +266,16 @@ async def test_a_directory_of_authorities_is_watched(pki: Pki, tmp_path: Path) -
     assert tls.generation == 2
 
 
+async def test_a_directory_of_authorities_that_is_gone_keeps_the_old(pki: Pki, tmp_path: Path) -> None:
+    folder = tmp_path / "authorities"
+    folder.mkdir()
+    tls = client_tls(pki, ca=folder)
+    folder.rmdir()
+    await tls.refresh()
+    assert tls.generation == 1
+    assert "ca can't be read" in str(tls.statistics().last_error)
+
+
 async def test_the_working_directory_may_change(pki: Pki, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(pki.folder)
     tls = client_tls(pki, cert="tls.crt", key="tls.key")

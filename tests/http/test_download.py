@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,10 +20,10 @@ import trio
 from trio.testing import MockClock
 
 import trioresil
-from tests.http._clients import Edge
+from tests.http._clients import TRANSPORTS, Edge, descriptors
 from tests.http._file_site import LAST_MODIFIED, FileSite
 from tests.http._raw_server import RawServer
-from trioresil._http import _download, _part_file
+from trioresil._http import _download_run, _part_file
 from trioresil.testing import Recorder
 
 URL = "http://files.example/data.bin"
@@ -66,12 +67,12 @@ def files(target: Path) -> list[str]:
 
 
 @asynccontextmanager
-async def serving(edge: Edge, site: FileSite) -> AsyncIterator[tuple[Any, str]]:
+async def serving(edge: Edge, site: FileSite, kind: str = "own") -> AsyncIterator[tuple[Any, str]]:
     """A client of the library, and the URL of a site on loopback."""
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             server = await RawServer(site.script).start(nursery)
-            async with edge.lib.AsyncClient() as client:
+            async with edge.lib.AsyncClient(transport=edge.transport(kind)) as client:
                 yield client, f"{server.url}/data.bin"
             nursery.cancel_scope.cancel()
 
@@ -164,14 +165,15 @@ async def test_a_directory_that_cannot_be_synced_is_no_failure(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", TRANSPORTS)
 @pytest.mark.parametrize("by", ["fin", "rst"])
-async def test_a_body_cut_50_times_arrives_whole(edge: Edge, target: Path, by: str) -> None:
+async def test_a_body_cut_50_times_arrives_whole(edge: Edge, target: Path, by: str, kind: str) -> None:
     content = random.Random(8).randbytes(3_000_000)
     rng = random.Random(9)
     site = FileSite(content, [rng.randrange(1, 100_000) for _ in range(50)])
     site.break_by = by
     there: set[bool] = set()
-    async with serving(edge, site) as (client, url):
+    async with serving(edge, site, kind) as (client, url):
         report = await edge.face.download(
             client, url, target, lambda *_: there.add(target.exists()), digest=None, retry=again(edge, 4)
         )
@@ -732,6 +734,43 @@ async def test_two_downloads_to_one_path_at_once_are_refused(edge: Edge, target:
     assert len(refused) >= 1
 
 
+async def test_a_part_that_cannot_be_read_leaves_no_descriptor_open(edge: Edge, target: Path) -> None:
+    Path(f"{target}.part.json").mkdir()
+    before = descriptors()
+    with pytest.raises(IsADirectoryError):
+        await fetch(edge, FileSite(CONTENT), target)
+    assert descriptors() == before
+
+
+async def test_a_part_that_was_put_in_its_place_meanwhile_is_not_written_to(
+    edge: Edge, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the part and locking it, the download that had it may have ended."""
+    lock = _part_file._lock
+
+    def late(fd: int, path: str) -> None:
+        monkeypatch.setattr(_part_file, "_lock", lock)
+        part(target).write_bytes(b"of another")
+        os.replace(path, target)
+        lock(fd, path)
+
+    monkeypatch.setattr(_part_file, "_lock", late)
+    seen: set[bytes] = set()
+    site = FileSite(CONTENT, [300_000])
+    await fetch(edge, site, target, lambda *_: seen.add(target.read_bytes()))
+    assert seen == {b"of another"}
+    assert target.read_bytes() == CONTENT
+
+
+async def test_a_file_system_without_locks_will_do(edge: Edge, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(_fd: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(_part_file.fcntl, "flock", no_locks)
+    await fetch(edge, FileSite(CONTENT), target)
+    assert target.read_bytes() == CONTENT
+
+
 async def test_the_progress_is_told_after_each_chunk_and_at_the_end(edge: Edge, target: Path) -> None:
     calls: list[tuple[int, int | None]] = []
     site = FileSite(CONTENT)
@@ -824,4 +863,4 @@ async def test_an_async_progress_function_is_refused(edge: Edge, target: Path) -
 def test_download_says_where_it_lives(edge: Edge) -> None:
     assert edge.face.download.__qualname__ == "download"
     assert edge.face.download.__doc__ is not None
-    assert _download.CHUNK_BYTES == 262_144
+    assert _download_run.CHUNK_BYTES == 262_144
