@@ -20,7 +20,7 @@ IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"}
 UNMADE = ["ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"]
 BROKEN = ["ReadError", "ReadTimeout", "WriteError", "WriteTimeout", "CloseError", "RemoteProtocolError"]
 HOPELESS = ["LocalProtocolError", "UnsupportedProtocol", "DecodingError", "TooManyRedirects"]
-STATUSES = range(100, 600)
+STATUSES = range(100, 700)
 
 
 def of_request(edge: Edge, outcome: Any, method: str, **headers: str) -> Any:

@@ -81,6 +81,43 @@ async def test_body_of_the_block_ends_as_it_would_without(autojump_clock: MockCl
     assert transport.closed >= 1
 
 
+async def test_leaving_waits_no_longer_than_a_second(autojump_clock: MockClock, edge: Edge) -> None:
+    class Stubborn(type(edge.scripted())):  # type: ignore[misc]
+        async def aclose(self) -> None:
+            await trio.sleep_forever()
+
+    async with edge.face.open_client(transport=Stubborn()) as client:
+        await client.get(URL)
+    assert trio.current_time() == 1
+
+
+async def test_leaving_is_bounded_under_a_cancellation_too(autojump_clock: MockClock, edge: Edge) -> None:
+    class Slow(type(edge.scripted())):  # type: ignore[misc]
+        async def aclose(self) -> None:
+            await trio.sleep(0.5)
+            await super().aclose()
+
+    transport = Slow()
+    with trio.CancelScope() as scope:
+        async with edge.face.open_client(transport=transport):
+            scope.cancel()
+    assert transport.closed == 1
+    assert trio.current_time() == 0.5
+
+
+async def test_errors_of_closing_come_out_unless_the_body_has_one(autojump_clock: MockClock, edge: Edge) -> None:
+    class Broken(type(edge.scripted())):  # type: ignore[misc]
+        async def aclose(self) -> None:
+            raise OSError("cannot close")
+
+    with pytest.raises(OSError, match="cannot close"):
+        async with edge.face.open_client(transport=Broken()):
+            pass
+    with pytest.raises(ValueError, match="mine"):
+        async with edge.face.open_client(transport=Broken()):
+            raise ValueError("mine")
+
+
 async def test_closed_client_refuses_more(autojump_clock: MockClock, edge: Edge) -> None:
     async with edge.face.open_client(transport=edge.scripted()) as client:
         pass

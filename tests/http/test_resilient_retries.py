@@ -766,6 +766,30 @@ async def test_error_that_comes_out_is_the_last_ones_with_a_note(autojump_clock:
     assert not getattr(first, "__notes__", [])
 
 
+async def test_note_and_event_keep_the_last_ten_errors(autojump_clock: MockClock, edge: Edge) -> None:
+    recorder = Recorder()
+    transport = edge.scripted(answer(503), fails("ConnectError"))
+    with trioresil.instrument(recorder):
+        async with edge.client(transport, retry=edge.retry(max_attempts=20)) as client:
+            with pytest.raises(edge.library.ConnectError) as caught:
+                await client.get(URL)
+    (note,) = caught.value.__notes__
+    assert [line.split(":")[0].strip() for line in note.splitlines()[1:]] == [f"attempt {n}" for n in range(10, 20)]
+    (event,) = recorder.of(trioresil.RetryGaveUp)
+    assert len(event.errors) == 10
+    assert event.errors[-1] is caught.value
+
+
+async def test_answers_among_the_attempts_are_no_errors(autojump_clock: MockClock, edge: Edge) -> None:
+    recorder = Recorder()
+    transport = edge.scripted(answer(503), fails("ConnectError"), answer(502))
+    with trioresil.instrument(recorder):
+        async with edge.client(transport, retry=edge.retry(max_attempts=3)) as client:
+            assert (await client.get(URL)).status_code == 502
+    (event,) = recorder.of(trioresil.RetryGaveUp)
+    assert [type(each) for each in event.errors] == [edge.library.ConnectError]
+
+
 async def test_first_error_that_is_final_has_no_note(autojump_clock: MockClock, edge: Edge) -> None:
     async with edge.client(edge.scripted(fails("ReadError")), retry=edge.retry()) as client:
         with pytest.raises(edge.library.ReadError) as caught:
