@@ -19,6 +19,8 @@ from ._http._client_tls import ClientTLSStatistics as ClientTLSStatistics
 from ._http._download import DownloadReport as DownloadReport
 from ._http._options import RequestOptions as RequestOptions
 from ._http._origin_policies import OriginStatistics as OriginStatistics
+from ._http._pool_statistics import PoolOriginStatistics as PoolOriginStatistics
+from ._http._pool_statistics import PoolTransportStatistics as PoolTransportStatistics
 from ._http._report import CallReport as CallReport
 from ._http._resilient import ResilientTransportStatistics as ResilientTransportStatistics
 

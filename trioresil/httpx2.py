@@ -4,8 +4,8 @@ from . import _checks
 
 try:
     import httpx2 as _  # noqa: F401
-except ImportError as exc:
-    raise ImportError("trioresil.httpx2 needs httpx2: pip install 'trioresil[httpx2]'", name=exc.name) from exc
+except ImportError as _error:
+    raise ImportError("trioresil.httpx2 needs httpx2: pip install 'trioresil[httpx2]'", name=_error.name) from _error
 
 from ._http._bound_httpx2 import BulkheadFullError as BulkheadFullError
 from ._http._bound_httpx2 import CircuitIsolatedError as CircuitIsolatedError
@@ -25,6 +25,8 @@ from ._http._client_tls import ClientTLSStatistics as ClientTLSStatistics
 from ._http._download import DownloadReport as DownloadReport
 from ._http._options import RequestOptions as RequestOptions
 from ._http._origin_policies import OriginStatistics as OriginStatistics
+from ._http._pool_statistics import PoolOriginStatistics as PoolOriginStatistics
+from ._http._pool_statistics import PoolTransportStatistics as PoolTransportStatistics
 from ._http._report import CallReport as CallReport
 from ._http._resilient import ResilientTransportStatistics as ResilientTransportStatistics
 
