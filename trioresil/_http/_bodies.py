@@ -14,6 +14,7 @@ from trio.lowlevel import current_task, current_trio_token, enable_ki_protection
 
 from .._policies.bulkhead import Bulkhead
 from ._library import Library
+from ._origin_policies import Origin
 
 MAX_DRAIN_BYTES: Final = 64 * 1024
 MAX_DRAIN_SECONDS: Final = 1.0
@@ -30,7 +31,8 @@ class HeldBody:
     def __init__(
         self,
         stream: Any,
-        source: str,
+        name: str,
+        origin: Origin,
         *,
         permit: tuple[Bulkhead, Any] | None,
         leave: Callable[[], object] | None,
@@ -38,7 +40,8 @@ class HeldBody:
         timed_out: Callable[[], Exception],
     ) -> None:
         self._stream = stream
-        self._source = source
+        self._name = name
+        self._origin = origin  # so that it is remembered while this holds a permit of its bulkhead
         self._permit = permit
         self._leave = leave
         self._deadline = deadline
@@ -72,7 +75,8 @@ class HeldBody:
             self._let_go_in_its_run()
         finally:
             warnings.warn(
-                f"{self._source}: an answer was never closed: read it whole, or use `async with client.stream(...)`",
+                f"{self._name} ({self._origin.name}): an answer was never closed: "
+                "read it whole, or use `async with client.stream(...)`",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,

@@ -112,7 +112,7 @@ class ResilientTransport(_resilient.ResilientTransport, httpx2.AsyncBaseTranspor
     _judge = JUDGE
 
 
-download = _download.bind(LIBRARY)
+download: _download.Download = _download.bind(LIBRARY)
 
 
 class PoolTransport(_pool_transport.PoolTransport, httpx2.AsyncBaseTransport):

@@ -22,24 +22,23 @@ from .._links import passage
 from .._notes import raise_again, shown
 from .._policies.retry import _BECAUSE, KEPT_ERRORS, Reason, Retry, _note_cancelled, quickened
 from ._judgement import PUSHED_BACK, Judge, is_probe_out
-from ._report import CallReport
 
 
 class Course:
     """One request's failed attempts."""
 
     __slots__ = (
-        "_bucket", "_copy", "_deadline", "_delays", "_error", "_errors", "_judge", "_kept", "_limit", "_reason", "_request",
-        "_response", "_retry", "attempts", "has_started", "waited", "waits_in_bucket",
+        "_copy", "_deadline", "_delays", "_error", "_errors", "_judge", "_kept", "_limit", "_reason", "_request",
+        "_response", "_retry", "attempts", "bucket", "has_started", "waited", "waits_in_bucket",
     )  # fmt: skip
 
-    def __init__(self, judge: Judge, retry: Retry, request: Any, deadline: float, *, bucket: bool) -> None:
+    def __init__(self, judge: Judge, retry: Retry, request: Any, deadline: float) -> None:
         quick = quickened.get()
         self._judge = judge
         self._retry = retry
         self._request = request
         self._deadline = deadline
-        self._bucket = bucket
+        self.bucket = False  # whether attempts take tokens of a bucket
         self._limit = retry.max_attempts if quick is None else min(retry.max_attempts, quick)
         self._delays: Iterator[float] | None = None
         self._errors: deque[tuple[int, Exception]] = deque(maxlen=KEPT_ERRORS + 1)
@@ -114,7 +113,7 @@ class Course:
 
     def _is_paused_for(self, hint: float) -> bool:
         """Tell whether the origin's bucket was paused by what this attempt was told: the wait is then in its queue."""
-        if not self._bucket or not hint or self._error is not None or quickened.get() is not None:
+        if not self.bucket or not hint or self._error is not None or quickened.get() is not None:
             return False
         return self._response.status_code == PUSHED_BACK and self._judge.seconds_asked(self._response) == hint
 
@@ -189,10 +188,6 @@ class Course:
             raise_again(error)
         finally:
             del error  # its traceback holds this frame
-
-    def report(self, reused: bool | None) -> CallReport:
-        """Return what the answer's extensions are to tell; one more attempt than failed, if the last one didn't."""
-        return CallReport(attempts=self.attempts, waited=self.waited, reused=reused)
 
     def _tell(self, error: Exception | None) -> None:
         """Tell how it ended: a note on the error that comes out, and an event. Not for a first outcome that is final."""

@@ -8,44 +8,36 @@ in one that ends with the nearer of the two deadlines. So a request that meets n
 from __future__ import annotations
 
 import copy
-import functools
 import math
-from collections.abc import Awaitable, Callable, Iterable
 from types import EllipsisType, TracebackType
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import attrs
 import trio
-from trio import CancelScope, current_effective_deadline, current_time
+from trio import current_time
 from trio.lowlevel import ParkingLot, cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from .. import _instruments
 from .._checks import seconds, text
-from .._errors import RejectedError
-from .._events import TimedOut
 from .._kernel.backoff import exponential
-from .._kernel.circuit import Ticket
 from .._links import check_cancelled, not_let_in
 from .._notes import raise_again
 from .._policies.bulkhead import Bulkhead
 from .._policies.circuit_breaker import CircuitBreaker
-from .._policies.retry import Retry, _note_cancelled, quickened
-from .._policies.timeout import Timeout, _passed
+from .._policies.retry import Retry, _note_cancelled
+from .._policies.timeout import Timeout
 from .._policies.token_bucket import TokenBucket
 from .._retry_budget import RetryBudget
 from ..abc import Drainable
-from ._bodies import close, drain, held_body_class, is_form_of_bytes, watched_body_class
+from ._attempts import Attempts, tokens_of
+from ._bodies import close, drain, is_form_of_bytes, watched_body_class
 from ._course import Course
-from ._edge_errors import EdgeTimeout, to_edge, was_connecting
-from ._judgement import PUSHED_BACK, TRANSIENT, UNAVAILABLE, Judge, is_failing
-from ._library import Library
+from ._judgement import TRANSIENT
 from ._options import EXTENSION, Settings, settings_of
 from ._origin_policies import Origin, Origins, OriginStatistics, PerOrigin, default_breaker
 from ._report import CallReport
 
 FOREIGN: Final = CallReport()
-MAX_HINT: Final = 60.0
-Passed = tuple[bool | None, Iterable[str]]
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +58,7 @@ class ResilientTransportStatistics:
     """What is known of each origin, as far as it is remembered."""
 
 
-class ResilientTransport:
+class ResilientTransport(Attempts):
     """Puts policies around any transport of the client library: time-outs, retries, circuits, bulkheads and rate limits.
 
     It knows HTTP: which answers and errors are worth another attempt, for which methods; that an answer must be closed before
@@ -118,9 +110,6 @@ class ResilientTransport:
       TimedOutError: the total or an attempt took too long.
       PoolClosedError: admission is closed.
     """
-
-    _library: ClassVar[Library]
-    _judge: ClassVar[Judge]
 
     def __init__(
         self,
@@ -248,8 +237,7 @@ class ResilientTransport:
             if retry is None or self._is_total(error, deadline):
                 assert error is not None
                 raise_again(error)
-            queues = origin.bucket is not None and bool(_tokens(origin.bucket, request, settings))
-            course = Course(self._judge, retry, request, deadline, bucket=queues)
+            course = Course(self._judge, retry, request, deadline)
             return await self._rerun(request, origin, settings, deadline, course, body, error, response)
         finally:
             del error  # its traceback holds this frame
@@ -268,8 +256,8 @@ class ResilientTransport:
         try:
             while True:
                 try:
-                    replayable = body is True or not body.begun
-                    wake_at = course.next_instant(error, response, replayable=replayable)
+                    course.bucket = origin.bucket is not None and bool(tokens_of(origin.bucket, request, settings))
+                    wake_at = course.next_instant(error, response, replayable=body is True or not body.begun)
                 except BaseException:
                     if response is not None:
                         await close(response)
@@ -320,160 +308,6 @@ class ResilientTransport:
         if current_time() >= deadline:  # the drain, or a stalled program, has used it up
             raise self._timed_out(self._total, settings.total_timeout, (None, ()), course)
 
-    # -- one attempt -----------------------------------------------------------------------------------------------------
-
-    async def _attempted(
-        self, request: Any, origin: Origin, settings: Settings, deadline: float, course: Course | None
-    ) -> Any:
-        """Make one attempt, through all layers below the retry. Whatever comes out, all that was taken is given back."""
-        breaker = origin.breaker if settings.breaker else None
-        bulkhead, permit, ticket = origin.bulkhead, None, None
-        if breaker is not None:
-            if _instruments.installed:
-                _instruments.announce(breaker)
-            taken = breaker._take()
-            if type(taken) is not Ticket:
-                assert isinstance(taken, RejectedError)
-                await _instruments.reject(breaker, to_edge(self._library, taken))
-            ticket = taken
-            breaker._inside += 1
-        try:
-            if bulkhead is not None:
-                permit = _permit_now(bulkhead)
-                if permit is None:
-                    permit = await self._queued(settings, deadline, course, _permit, bulkhead)
-            if origin.bucket is not None or origin.gate is not None:
-                await self._take_tokens(request, origin, settings, deadline, course)
-            response = await self._exchange(request, settings, deadline, course)
-        except BaseException as exc:
-            if permit is not None and bulkhead is not None:
-                bulkhead._give_back(permit)
-            if ticket is not None and breaker is not None:
-                breaker._leave_call(ticket, self._verdict(breaker, exc, deadline), exc)
-            raise
-        status = response.status_code
-        if status >= 500 or status == PUSHED_BACK or (breaker is not None and breaker._on_result is not None):
-            try:
-                self._answered(request, origin, settings, response, breaker, ticket)
-            except BaseException:
-                if permit is not None and bulkhead is not None:
-                    bulkhead._give_back(permit)
-                await close(response)
-                raise
-        elif ticket is not None and breaker is not None:
-            breaker._leave_call(ticket, False, None)
-        if permit is not None or self._counts_bodies or settings.body_timeout != math.inf:
-            self._hold(origin, settings, response, permit)
-        return response
-
-    async def _exchange(self, request: Any, settings: Settings, deadline: float, course: Course | None) -> Any:
-        """Let the transport send the request, within the nearer deadline."""
-        attempt_deadline = current_time() + settings.attempt_timeout
-        by_total = deadline <= attempt_deadline
-        if self._stamps:
-            self._stamp(request, min(deadline, attempt_deadline), 1 if course is None else course.attempts + 1)
-        passed: Passed = (None, ())
-        connecting = False
-        with CancelScope(deadline=deadline if by_total else attempt_deadline):
-            try:
-                return await self._transport.handle_async_request(request)
-            except BaseException as exc:
-                passed, connecting = _passed(exc), was_connecting(exc)
-                raise
-        # only if the scope's own deadline ended it, and nothing else came out
-        if by_total:
-            raise self._timed_out(self._total, settings.total_timeout, passed, course, connecting=connecting)
-        raise self._timed_out(self._attempt, settings.attempt_timeout, passed, connecting=connecting)
-
-    async def _take_tokens(
-        self, request: Any, origin: Origin, settings: Settings, deadline: float, course: Course | None
-    ) -> None:
-        bucket = origin.bucket
-        if bucket is None:
-            gate = origin.shut_gate()
-            if gate is not None:
-                await self._queued(settings, deadline, course, gate.acquire)
-            return
-        tokens = _tokens(bucket, request, settings)
-        if not tokens:
-            return
-        try:
-            bucket.acquire_nowait(tokens)
-        except trio.WouldBlock:
-            await self._queued(settings, deadline, course, bucket.acquire, tokens)
-
-    async def _queued(
-        self,
-        settings: Settings,
-        deadline: float,
-        course: Course | None,
-        acquire: Callable[..., Awaitable[Any]],
-        *args: Any,
-    ) -> Any:
-        """Wait in a queue, as long as the total allows."""
-        began_at = current_time()
-        passed: Passed = (None, ())
-        rejection = None
-        with CancelScope(deadline=deadline):
-            try:
-                return await acquire(*args)
-            except RejectedError as exc:
-                rejection = exc
-            except BaseException as exc:
-                passed = _passed(exc)
-                raise
-            finally:
-                if course is not None:
-                    course.waited += current_time() - began_at
-        try:
-            if rejection is not None:
-                raise to_edge(self._library, rejection)
-            raise self._timed_out(self._total, settings.total_timeout, passed, course)
-        finally:
-            del rejection  # its traceback holds this frame
-
-    def _answered(
-        self,
-        request: Any,
-        origin: Origin,
-        settings: Settings,
-        response: Any,
-        breaker: CircuitBreaker | None,
-        ticket: Ticket | None,
-    ) -> None:
-        """Give the verdict on an answer, and do what its Retry-After says for all requests to its origin."""
-        failed = None
-        try:
-            if breaker is not None:
-                failed = self._is_failure(breaker, request, response)
-            status = response.status_code
-            if status in (PUSHED_BACK, UNAVAILABLE) and quickened.get() is None:
-                asked = self._judge.seconds_asked(response)
-                if asked:
-                    longest = MAX_HINT if settings.retry is None else settings.retry.max_hint
-                    asked = min(asked, longest)
-                if asked and status == PUSHED_BACK:
-                    origin.pause(asked)
-                elif asked and breaker is not None:
-                    breaker.open(asked)  # before the verdict, which is stale then: open for just so long
-        finally:
-            if breaker is not None and ticket is not None:
-                breaker._leave_call(ticket, failed, None)
-
-    def _is_failure(self, breaker: CircuitBreaker, request: Any, response: Any) -> bool:
-        if breaker._on_result is None:
-            return is_failing(response.status_code)
-        self._judge.introduce(response, request)
-        return bool(breaker._on_result(response))
-
-    def _verdict(self, breaker: CircuitBreaker, exc: BaseException, deadline: float) -> bool | None:
-        if self._is_total(exc, deadline):
-            return None  # it stands around the circuit, which sees a cancellation
-        verdict = self._judge.verdict(exc)
-        return verdict if verdict is None or breaker._on is Exception else breaker._is_failure(exc)
-
-    # -- answers and errors ----------------------------------------------------------------------------------------------
-
     def _reported(self, response: Any, course: Course | None = None) -> Any:
         """Let an answer tell how it was got."""
         extensions = response.extensions
@@ -486,61 +320,6 @@ class ResilientTransport:
         elif report.attempts != 1 or report.waited:
             extensions[EXTENSION] = CallReport(reused=report.reused)
         return response
-
-    def _hold(self, origin: Origin, settings: Settings, response: Any, permit: Any) -> None:
-        """Let an answer's body hold the permit until it is closed, be counted, and have its own deadline."""
-        bulkhead = origin.bulkhead
-        if response.is_closed:  # all of it is there
-            if permit is not None and bulkhead is not None:
-                bulkhead._give_back(permit)
-            return
-        leave = None
-        if self._counts_bodies:
-            self._inside += 1
-            leave = self._leave
-        response.stream = held_body_class(self._library)(
-            response.stream,
-            f"{self.name} ({origin.name})",
-            permit=None if permit is None or bulkhead is None else (bulkhead, permit),
-            leave=leave,
-            deadline=current_time() + settings.body_timeout,
-            timed_out=functools.partial(self._body_timed_out, settings.body_timeout),
-        )
-
-    def _body_timed_out(self, allowed: float) -> Any:
-        return self._timed_out(self._body, allowed, (True, ()))
-
-    def _timed_out(
-        self, policy: Timeout, allowed: float, passed: Passed, course: Course | None = None, *, connecting: bool = False
-    ) -> Any:
-        """Return the error of a time-out; with a course, that of the total."""
-        started, notes = passed
-        if course is not None:
-            started = course.has_started or started
-            notes = [*notes, course.in_flight()]
-        error = self._library.timed_out_error(policy.name, allowed, started=started)
-        error._connecting = connecting
-        for note in notes:
-            error.add_note(note)
-        _instruments.emit(TimedOut, policy=policy, seconds=allowed, started=started)
-        return error
-
-    def _is_total(self, error: BaseException | None, deadline: float) -> bool:
-        """Tell whether an error is that of this call's total, which nothing comes after."""
-        if not isinstance(error, EdgeTimeout):
-            return False
-        return error.policy == self._total.name and current_time() >= deadline
-
-    def _stamp(self, request: Any, deadline: float, attempt: int) -> None:
-        """Tell the server the number of the attempt, and how long its answer will be of use."""
-        if self._attempt_header is not None:
-            request.headers[self._attempt_header] = str(attempt)
-        if self._deadline_header is not None:
-            left = min(deadline, current_effective_deadline()) - current_time()
-            if left < math.inf:
-                request.headers[self._deadline_header] = f"{max(0.0, left):.3f}"
-            else:
-                request.headers.pop(self._deadline_header, None)
 
     # -- as a service ----------------------------------------------------------------------------------------------------
 
@@ -560,11 +339,6 @@ class ResilientTransport:
             await self._drained.park()
         if isinstance(self._transport, Drainable):
             await self._transport.wait_drained()
-
-    def _leave(self) -> None:
-        self._inside -= 1
-        if self._drained and not self._inside:
-            self._drained.unpark_all()
 
     async def aclose(self) -> None:
         """Close the transport inside."""
@@ -599,36 +373,6 @@ class ResilientTransport:
             f"<trioresil.{self._library.name}.ResilientTransport {self.name!r} {self._inside} inside, "
             f"{len(self._origins)} origins{closed}>"
         )
-
-
-def _permit_now(bulkhead: Bulkhead) -> Any:
-    """Take a permit if one is free; None if not."""
-    if _instruments.installed:
-        _instruments.announce(bulkhead)
-    if bulkhead._closed:
-        return None
-    permit = bulkhead._new_permit()
-    try:
-        bulkhead._limiter.acquire_on_behalf_of_nowait(permit)
-    except trio.WouldBlock:
-        return None
-    return permit
-
-
-async def _permit(bulkhead: Bulkhead) -> Any:
-    """Take a permit through the queue."""
-    if bulkhead._closed:
-        await bulkhead._reject("admission is closed")
-    permit = bulkhead._new_permit()
-    await bulkhead._wait(permit)
-    return permit
-
-
-def _tokens(bucket: TokenBucket, request: Any, settings: Settings) -> float:
-    """Return how many tokens a request takes: as it says, or as the bucket reckons."""
-    if settings.tokens is not None:
-        return settings.tokens
-    return 1.0 if bucket._cost is None else bucket._check_cost(bucket._cost(request))
 
 
 def _check_retry(retry: Any) -> Retry | None:
