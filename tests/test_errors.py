@@ -14,6 +14,8 @@ from trioresil import (
     BulkheadFullError,
     CircuitIsolatedError,
     CircuitOpenError,
+    PoolClosedError,
+    PoolFullError,
     RateLimitedError,
     RejectedError,
     TimedOutError,
@@ -21,7 +23,16 @@ from trioresil import (
 )
 from trioresil import _errors as errors
 
-PUBLIC = [RejectedError, CircuitOpenError, CircuitIsolatedError, RateLimitedError, BulkheadFullError, TimedOutError]
+PUBLIC = [
+    RejectedError,
+    CircuitOpenError,
+    CircuitIsolatedError,
+    RateLimitedError,
+    BulkheadFullError,
+    PoolFullError,
+    PoolClosedError,
+    TimedOutError,
+]
 
 
 def test_the_tree() -> None:
@@ -32,6 +43,8 @@ def test_the_tree() -> None:
         CircuitIsolatedError: CircuitOpenError,
         RateLimitedError: RejectedError,
         BulkheadFullError: RejectedError,
+        PoolFullError: RejectedError,
+        PoolClosedError: RejectedError,
         TimedOutError: TrioresilError,
     }
     assert {kind: kind.__mro__[1] for kind in parents} == parents
