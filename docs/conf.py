@@ -58,13 +58,17 @@ python_use_unqualified_type_names = True
 # --- references -------------------------------------------------------------------------------------------------------
 # Nothing is fetched, so names of other libraries can't be links. Names of our own must be: a wrong one is an error.
 nitpicky = True
-OTHERS = "attr attrs collections contextlib contextvars enum httpx logging math random ssl trio types typing weakref"
+OTHERS = (
+    "attr attrs collections contextlib contextvars datetime enum httpx httpx2 logging math os pathlib random ssl trio types "
+    "typing weakref"
+)
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(OTHERS.split())})(\..*)?"),
     ("py:.*", "|".join(re.escape(name) for name in dir(builtins))),
     ("py:.*", r"(.*\.)?(P|T|Ts|R)(\.args|\.kwargs)?"),  # type variables in signatures
     ("py:.*", r".*\._.*"),  # modules that aren't public are not in the docs
-    ("py:class", "Scenario"),  # an alias of a signature, which its function's docstring spells out
+    ("py:class", "EllipsisType|PerOrigin|Password|Scenario|StrPath"),  # aliases, which a docstring spells out
+    ("py:exc", "DecodingError|HTTPStatusError|TransportError"),  # the client library's, of which there are two
 ]
 
 # --- pages ------------------------------------------------------------------------------------------------------------
@@ -75,7 +79,7 @@ html_copy_source = False
 
 
 # --- what autodoc can't know ------------------------------------------------------------------------------------------
-FACES = ["trioresil", "trioresil.testing"]
+FACES = ["trioresil", "trioresil.testing", "trioresil.httpx"]
 
 
 def find_moved_docs(app: Sphinx) -> None:
@@ -87,6 +91,7 @@ def find_moved_docs(app: Sphinx) -> None:
         importlib.import_module(face)
     for name in sorted(sys.modules):
         face, private, _ = name.partition("._")
+        face = "trioresil.httpx" if name.startswith("trioresil._http.") else face
         if private and face in FACES:
             found, wanted = ModuleAnalyzer.for_module(name), ModuleAnalyzer.for_module(face)
             found.analyze()
