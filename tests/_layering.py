@@ -32,6 +32,7 @@ MODULE_RANKS = {
     "_retry_budget": 4,
     "_policies.pipeline": 6,
     "_policies.keyed": 6,
+    "_services._restarts": 7,
     "_services._tasks": 7,
     "httpx": 10,
     "httpx2": 10,

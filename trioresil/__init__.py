@@ -13,12 +13,15 @@ from ._errors import PoolClosedError as PoolClosedError
 from ._errors import PoolFullError as PoolFullError
 from ._errors import RateLimitedError as RateLimitedError
 from ._errors import RejectedError as RejectedError
+from ._errors import RestartLimitError as RestartLimitError
 from ._errors import TimedOutError as TimedOutError
 from ._errors import TrioresilError as TrioresilError
 from ._events import CallFinished as CallFinished
 from ._events import CallRejected as CallRejected
 from ._events import CertificateReloaded as CertificateReloaded
 from ._events import CertificateReloadFailed as CertificateReloadFailed
+from ._events import ChildFailed as ChildFailed
+from ._events import ChildRestarted as ChildRestarted
 from ._events import CircuitClosed as CircuitClosed
 from ._events import CircuitHalfOpened as CircuitHalfOpened
 from ._events import CircuitOpened as CircuitOpened
@@ -63,9 +66,15 @@ from ._policies.token_bucket import TokenBucketStatistics as TokenBucketStatisti
 from ._policies.token_bucket import acquire_all as acquire_all
 from ._retry_budget import RetryBudget as RetryBudget
 from ._retry_budget import RetryBudgetStatistics as RetryBudgetStatistics
+from ._services._restarts import stop_requested as stop_requested
 from ._services.pool import Pool as Pool
 from ._services.pool import PoolStatistics as PoolStatistics
 from ._services.pool import open_pool as open_pool
 from ._services.pool import serve_pool as serve_pool
+from ._services.supervisor import ChildStatistics as ChildStatistics
+from ._services.supervisor import open_supervisor as open_supervisor
+from ._services.supervisor import serve_supervisor as serve_supervisor
+from ._services.supervisor import Supervisor as Supervisor
+from ._services.supervisor import SupervisorStatistics as SupervisorStatistics
 
 _checks.fix_module_names(__name__, globals())

@@ -93,6 +93,16 @@ def flag(argument: str, value: object) -> bool:
     return value
 
 
+def one_of(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
+    """Return value if it is one of the names."""
+    wanted = f"{argument} must be one of {', '.join(map(repr, choices))}, not {value!r}"
+    if not isinstance(value, str):
+        raise TypeError(wanted)
+    if value not in choices:
+        raise ValueError(wanted)
+    return value
+
+
 def function(argument: str, value: Any, *, signature: str) -> Any:
     """Return value if it is a synchronous callable; None passes, as "not given"."""
     if value is None:

@@ -138,6 +138,28 @@ class TimedOutError(TrioresilError, trio.TooSlowError):
         return f"{self.policy}: timed out after {in_seconds(self.seconds)}{before}"
 
 
+class RestartLimitError(TrioresilError):
+    """A child of a supervisor failed once more than it may. `__cause__` is its last error, None if it had returned.
+
+    Attributes:
+      policy, supervisor (str): name of the supervisor.
+      child (str): name of the child.
+      restarts (int): how many restarts there had been within the time.
+      within (float, seconds): that time.
+    """
+
+    def __init__(self, supervisor: str, child: str, restarts: int, within: float) -> None:
+        Exception.__init__(self, supervisor, child, restarts, within)
+        self.policy = self.supervisor = supervisor
+        self.child = child
+        self.restarts = restarts
+        self.within = within
+
+    def __str__(self) -> str:
+        times = "1 restart" if self.restarts == 1 else f"{self.restarts} restarts"
+        return f"{self.supervisor}: child {self.child!r} ended again after {times} within {in_seconds(self.within)}"
+
+
 class UsageError(Exception):
     """Marks a mistake in the program that shows only when a call is made. No policy handles it: not retried, no verdict.
 

@@ -180,3 +180,32 @@ class CertificateReloadFailed(Event):
     """The certificate's file."""
     error: Exception
     """What went wrong."""
+
+
+@attrs.frozen(kw_only=True)
+class ChildFailed(Event):
+    """A child of a supervisor raised an Exception."""
+
+    child: str
+    """Its name."""
+    error: Exception
+    """What it raised."""
+    outcome: Literal["restarts", "escalates", "ends", "stops"]
+    """What comes of it. restarts: it will be run again; escalates: it was once too often, and the supervisor ends with a
+    RestartLimitError; ends: it is never restarted; stops: it was being stopped, so its failure doesn't count."""
+
+
+@attrs.frozen(kw_only=True)
+class ChildRestarted(Event):
+    """A supervisor runs a child again."""
+
+    child: str
+    """Its name."""
+    reason: Literal["failed", "returned", "sibling", "by hand"]
+    """failed, returned: what it had done; sibling: what another child of its group had done; by hand: restart() was called."""
+    error: Exception | None
+    """What the child, or the sibling, had raised; None if nothing was raised."""
+    delay: float
+    """How long the supervisor waited before, in seconds."""
+    restarts: int
+    """How often this child has been run again."""

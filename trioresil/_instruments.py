@@ -207,6 +207,8 @@ _WARNINGS: Final[dict[type[Event], str]] = {
     _events.RetryGaveUp: "gave up after attempt {attempts} and {waited} of waiting ({reason}): {cause}",
     _events.CircuitOpened: "the circuit opened for {open_for}: {cause}",
     _events.CircuitClosed: "the circuit closed",
+    _events.ChildFailed: "child {child!r} failed, and {outcome}: {cause}",
+    _events.ChildRestarted: "child {child!r} is run again after {delay} ({reason})",
     _events.CertificateReloadFailed: "the new certificate can't be used, the one before stays: {cause}",
 }
 _recent: RunVar[dict[str, tuple[int, int]]] = RunVar("trioresil_recent_warnings")

@@ -58,9 +58,15 @@ class Tasks:
         self._nursery = await self._manager.__aenter__()
         return self
 
-    def start_soon(self, fn: AsyncFunction, *args: Any, name: str | None = None) -> None:
-        """Start a worker; any task may ask for it. If it fails, the body and the other workers are cancelled."""
-        self._context.run(self._nursery.start_soon, self._work, fn, args, name=name or name_of(fn))  # type: ignore[arg-type]
+    def start_soon(
+        self, fn: AsyncFunction, *args: Any, name: str | None = None, context: Context | None = None
+    ) -> None:
+        """Start a worker; any task may ask for it. If it fails, the body and the other workers are cancelled.
+
+        It runs in a copy of `context`, if that is given: what the user has started for him belongs in the caller's.
+        """
+        run = (self._context if context is None else context).run
+        run(self._nursery.start_soon, self._work, fn, args, name=name or name_of(fn))  # type: ignore[arg-type]
 
     async def start(self, fn: AsyncFunction, *args: Any, name: str | None = None) -> Any:
         """Start a worker, wait until it calls `task_status.started(value)`, and return that value.
