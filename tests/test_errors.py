@@ -18,6 +18,7 @@ from trioresil import (
     PoolFullError,
     RateLimitedError,
     RejectedError,
+    RestartLimitError,
     TimedOutError,
     TrioresilError,
 )
@@ -31,6 +32,7 @@ PUBLIC = [
     BulkheadFullError,
     PoolFullError,
     PoolClosedError,
+    RestartLimitError,
     TimedOutError,
 ]
 
@@ -45,6 +47,7 @@ def test_the_tree() -> None:
         BulkheadFullError: RejectedError,
         PoolFullError: RejectedError,
         PoolClosedError: RejectedError,
+        RestartLimitError: TrioresilError,
         TimedOutError: TrioresilError,
     }
     assert {kind: kind.__mro__[1] for kind in parents} == parents
@@ -99,6 +102,9 @@ def bulkhead_full(reason: str) -> BulkheadFullError:
         (rate_limited(None, None), "api: rate limit reached: the wait would be unknown"),
         (BulkheadFullError("db"), "db: every permit is taken"),
         (bulkhead_full("admission is closed"), "db: admission is closed"),
+        (RestartLimitError("sup", "c", 1, 60.0), "sup: child 'c' ended again after 1 restart within 60 s"),
+        (RestartLimitError("sup", "c", 0, 60.0), "sup: child 'c' ended again after 0 restarts within 60 s"),
+        (RestartLimitError("sup", "c", 3, 0.5), "sup: child 'c' ended again after 3 restarts within 0.5 s"),
         (TimedOutError("total", 30), "total: timed out after 30 s"),
         (TimedOutError("total", 0.25, started=True), "total: timed out after 0.25 s"),
         (TimedOutError("total", 7200, started=False), "total: timed out after 7200 s before the call was started"),
@@ -141,7 +147,7 @@ def test_a_changed_attribute_changes_the_message() -> None:
 
 
 def test_a_rejection_is_unstarted_unless_it_says_otherwise_and_of_a_time_out_nobody_knows() -> None:
-    assert all(kind("x").started is False for kind in PUBLIC if kind is not TimedOutError)
+    assert all(kind("x").started is False for kind in PUBLIC if issubclass(kind, RejectedError))
     assert RejectedError("x", started=True).started is True
     assert TimedOutError("x").started is None
 

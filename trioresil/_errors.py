@@ -148,16 +148,21 @@ class RestartLimitError(TrioresilError):
       within (float, seconds): that time.
     """
 
-    def __init__(self, supervisor: str, child: str, restarts: int, within: float) -> None:
-        Exception.__init__(self, supervisor, child, restarts, within)
-        self.policy = self.supervisor = supervisor
+    def __init__(self, supervisor: str, child: str = "", restarts: int = 0, within: float = 0.0) -> None:
+        Exception.__init__(self, supervisor)
+        self.policy = supervisor
         self.child = child
         self.restarts = restarts
         self.within = within
 
+    @property
+    def supervisor(self) -> str:
+        """Name of the supervisor, as `policy`."""
+        return self.policy
+
     def __str__(self) -> str:
         times = "1 restart" if self.restarts == 1 else f"{self.restarts} restarts"
-        return f"{self.supervisor}: child {self.child!r} ended again after {times} within {in_seconds(self.within)}"
+        return f"{self.policy}: child {self.child!r} ended again after {times} within {in_seconds(self.within)}"
 
 
 class UsageError(Exception):
