@@ -12,6 +12,7 @@ import trio
 import trioresil
 from trioresil import (
     BulkheadFullError,
+    CheckFailedError,
     CircuitIsolatedError,
     CircuitOpenError,
     PoolClosedError,
@@ -34,6 +35,7 @@ PUBLIC = [
     PoolClosedError,
     RestartLimitError,
     TimedOutError,
+    CheckFailedError,
 ]
 
 
@@ -49,6 +51,7 @@ def test_the_tree() -> None:
         PoolClosedError: RejectedError,
         RestartLimitError: TrioresilError,
         TimedOutError: TrioresilError,
+        CheckFailedError: TrioresilError,
     }
     assert {kind: kind.__mro__[1] for kind in parents} == parents
     assert set(parents) == {

@@ -7,6 +7,7 @@ correct under cancellation at every checkpoint, exact on a virtual clock, cheap 
 from . import _checks
 from . import abc as abc
 from ._errors import BulkheadFullError as BulkheadFullError
+from ._errors import CheckFailedError as CheckFailedError
 from ._errors import CircuitIsolatedError as CircuitIsolatedError
 from ._errors import CircuitOpenError as CircuitOpenError
 from ._errors import PoolClosedError as PoolClosedError
@@ -30,6 +31,8 @@ from ._events import ConnectionClosed as ConnectionClosed
 from ._events import ConnectionOpened as ConnectionOpened
 from ._events import Event as Event
 from ._events import FellBack as FellBack
+from ._events import HealthChanged as HealthChanged
+from ._events import HealthStatus as HealthStatus
 from ._events import PolicySeen as PolicySeen
 from ._events import RetryGaveUp as RetryGaveUp
 from ._events import RetryScheduled as RetryScheduled
@@ -40,6 +43,7 @@ from ._kernel.backoff import constant as constant
 from ._kernel.backoff import exponential as exponential
 from ._kernel.backoff import linear as linear
 from ._kernel.circuit import CircuitState as CircuitState
+from ._kernel.health import HealthState as HealthState
 from ._kernel.trip_rules import ConsecutiveFailures as ConsecutiveFailures
 from ._kernel.trip_rules import FailureRatio as FailureRatio
 from ._kernel.trip_rules import FailuresOf as FailuresOf
@@ -67,14 +71,18 @@ from ._policies.token_bucket import acquire_all as acquire_all
 from ._retry_budget import RetryBudget as RetryBudget
 from ._retry_budget import RetryBudgetStatistics as RetryBudgetStatistics
 from ._services._restarts import stop_requested as stop_requested
+from ._services.health import HealthMonitor as HealthMonitor
+from ._services.health import HealthMonitorStatistics as HealthMonitorStatistics
+from ._services.health import open_health_monitor as open_health_monitor
+from ._services.health import serve_health_monitor as serve_health_monitor
 from ._services.pool import Pool as Pool
 from ._services.pool import PoolStatistics as PoolStatistics
 from ._services.pool import open_pool as open_pool
 from ._services.pool import serve_pool as serve_pool
 from ._services.supervisor import ChildStatistics as ChildStatistics
-from ._services.supervisor import open_supervisor as open_supervisor
-from ._services.supervisor import serve_supervisor as serve_supervisor
 from ._services.supervisor import Supervisor as Supervisor
 from ._services.supervisor import SupervisorStatistics as SupervisorStatistics
+from ._services.supervisor import open_supervisor as open_supervisor
+from ._services.supervisor import serve_supervisor as serve_supervisor
 
 _checks.fix_module_names(__name__, globals())

@@ -138,6 +138,26 @@ class TimedOutError(TrioresilError, trio.TooSlowError):
         return f"{self.policy}: timed out after {in_seconds(self.seconds)}{before}"
 
 
+class CheckFailedError(TrioresilError):
+    """A health check found that what it looked at is not as it should be.
+
+    Attributes:
+      policy (str): name of the check.
+      reason (str): what was found.
+    """
+
+    reason: str = "the check failed"
+
+    def __init__(self, policy: str, reason: str | None = None) -> None:
+        Exception.__init__(self, policy)
+        self.policy = policy
+        if reason is not None:
+            self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.policy}: {self.reason}"
+
+
 class RestartLimitError(TrioresilError):
     """A child of a supervisor failed once more than it may. `__cause__` is its last error, None if it had returned.
 

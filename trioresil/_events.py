@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 import attrs
+
+from ._kernel.health import HealthState
 
 
 @attrs.frozen(kw_only=True)
@@ -180,6 +183,52 @@ class CertificateReloadFailed(Event):
     """The certificate's file."""
     error: Exception
     """What went wrong."""
+
+
+@attrs.frozen(kw_only=True)
+class HealthStatus:
+    """What a health monitor knows about one check, as of when it was asked."""
+
+    name: str
+    """Its name."""
+    healthy: bool
+    """Whether it counts as healthy: HEALTHY or DEGRADED."""
+    state: HealthState
+    """UNKNOWN, HEALTHY, DEGRADED (slow) or UNHEALTHY."""
+    latency: float | None
+    """How long the last check that passed took, in seconds; None: none has passed yet."""
+    latency_p50: float | None
+    """What half of the last 100 checks that passed did not exceed, in seconds."""
+    latency_p99: float | None
+    """What 99 % of the last 100 checks that passed did not exceed, in seconds."""
+    checked_at: float | None
+    """When the last check ended, on Trio's clock of the run; None: none has ended yet."""
+    checked_at_utc: datetime | None
+    """The same on the wall clock, in UTC."""
+    since: float
+    """When it entered this state, on Trio's clock of the run."""
+    consecutive: int
+    """How many checks in a row ended as the last one did: passed, or failed."""
+    error: Exception | None
+    """What the last check that failed raised; None once one has passed that left it healthy."""
+    critical: bool
+    """Whether the whole is healthy only if this is."""
+    group: str | None
+    """Of which group it is."""
+
+
+@attrs.frozen(kw_only=True)
+class HealthChanged(Event):
+    """A check's state changed."""
+
+    name: str
+    """The check's name; that of the monitor is `policy.name`."""
+    status: HealthStatus
+    """What is known now."""
+    previous: HealthState
+    """The state before."""
+    missed: int = 0
+    """How many changes this subscriber lost before this one; 0 for an instrument."""
 
 
 @attrs.frozen(kw_only=True)

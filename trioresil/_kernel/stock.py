@@ -96,6 +96,11 @@ class Stock(Generic[C]):
         self._idle.append(kept)
         return min(kept.expires_at, self._too_long_at())
 
+    def expire(self, now: float) -> None:
+        """Make every idle connection too old."""
+        for kept in self._idle:
+            kept.expires_at = min(kept.expires_at, now)
+
     def begin_closing(self) -> None:
         """Note that a leased connection is being closed."""
         self.leased -= 1

@@ -12,9 +12,10 @@ import math
 import operator
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from random import Random
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from trio import CancelScope
@@ -39,6 +40,9 @@ from .._kernel.circuit import Circuit, CircuitState, Signal, Ticket
 from .._kernel.trip_rules import ConsecutiveFailures, TripRule
 from .._links import Link, check_cancelled
 from ..abc import Policy
+
+checked_breaker: Final[ContextVar[object]] = ContextVar("trioresil_checked_breaker", default=None)
+"""The breaker that is tied to the health check under way, in the context of that check; see `CircuitBreaker._take`."""
 
 
 @attrs.frozen(kw_only=True)
@@ -383,7 +387,12 @@ class CircuitBreaker(Policy):
     def _take(self) -> Ticket | CircuitOpenError:
         """Admit, or return the rejection; if it isn't enforced, admit without a verdict."""
         now = self._clock.read()
-        admitted = self._circuit.admit(now)
+        circuit = self._circuit
+        if not circuit.passing and checked_breaker.get() is self:
+            # A health check whose outcome decides whether this circuit is isolated. It must get through, or nothing would ever
+            # heal; but the circuit doesn't ask it for a verdict, and gives it no slot that a probe would miss.
+            return Ticket(circuit.generation, now, counts=False)
+        admitted = circuit.admit(now)
         if isinstance(admitted, Ticket):
             return admitted
         isolated = admitted.state is CircuitState.ISOLATED
@@ -392,7 +401,7 @@ class CircuitBreaker(Policy):
             self._rejected += 1
             return error
         _instruments.emit(CallRejected, policy=self, error=error, enforced=False)
-        return Ticket(self._circuit.generation, now, counts=False)
+        return Ticket(circuit.generation, now, counts=False)
 
     @enable_ki_protection
     async def _take_or_reject(self) -> Ticket:

@@ -267,6 +267,21 @@ class Pool(Generic[C]):
         """From now on reject new calls. Those inside and those in the queue go on. Synchronous."""
         self._takes_work = False
 
+    def retire(self) -> None:
+        """Lend none of the connections again that are open now: idle ones are closed at once, lent ones when they come back.
+
+        For when the other side is known to be sick, or has moved, as a health monitor does with a pool that is tied to a check.
+        What is being connected stays. Synchronous.
+        """
+        now = self._now()
+        self._stock.expire(now)
+        for lease in self._own.statistics().borrowers:
+            if isinstance(lease, _Lease) and (kept := getattr(lease, "_kept", None)) is not None:
+                kept.expires_at = min(kept.expires_at, now)
+        if self._stock.idle:
+            self._clear_up_at = now
+            self._clear_up_sooner.set()
+
     async def wait_drained(self) -> None:
         """Wait until no connection is lent and nobody waits for one.
 
