@@ -51,14 +51,11 @@ class Stage:
             self.note(f"{name}+")
             self.living.append(name)
             try:
-                if obeys < math.inf:
-                    stop = stop_requested()
+                stop = stop_requested() if obeys < math.inf else trio.Event()
                 await trio.sleep(up)
                 self.note(f"{name}!")
                 task_status.started(len(self.log))
                 with trio.move_on_after(seconds):
-                    if obeys == math.inf:
-                        await trio.sleep_forever()
                     await stop.wait()
                     await trio.sleep(obeys)
                     return

@@ -169,7 +169,10 @@ class open_supervisor:
 
 
 async def serve_supervisor(
-    *, task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED, **options: Any
+    strategy: Strategy = "one_for_one",
+    *,
+    task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED,
+    **options: Any,
 ) -> None:
     """Keep a supervisor open until this is cancelled, for a nursery that outlives the function that starts it.
 
@@ -180,6 +183,7 @@ async def serve_supervisor(
         supervisor = await nursery.start(functools.partial(trioresil.serve_supervisor, max_restarts=5))
 
     Args:
+      strategy ("one_for_one", "one_for_all", "rest_for_one"): who is restarted with a child that failed.
       task_status: tells the Supervisor to `nursery.start`.
       **options: what `open_supervisor` takes.
 
@@ -188,7 +192,7 @@ async def serve_supervisor(
     Raises:
       RestartLimitError: as `open_supervisor`.
     """
-    async with open_supervisor(**options) as supervisor:
+    async with open_supervisor(strategy, **options) as supervisor:
         task_status.started(supervisor)
         await stop_requested().wait()
 
@@ -261,13 +265,15 @@ class Supervisor:
         child = self._declare(fn, args, restart, name, has_status=True)
         try:
             return await self._tasks.start(functools.partial(self._keep, child), name=child.name)
-        except BaseException:
+        except BaseException as exc:
             child.is_leaving = True
             if child.has_joined:
                 child.run.cancel(f"{self.name}: start({child.name!r}) has failed")
                 child.called.set()
                 with trio.CancelScope(shield=True):
                     await child.gone.wait()
+            elif isinstance(exc, Exception) and child.last_error is not None:
+                raise_again(child.last_error)  # a group that has come through Trio is another object by now
             raise
         finally:
             if not child.has_joined:
@@ -426,7 +432,7 @@ class Supervisor:
     def _default_name(self, fn: AsyncFunction) -> str:
         while isinstance(fn, functools.partial):
             fn = fn.func
-        name = wanted = name_of(fn)
+        name = wanted = name_of(fn).rpartition("<locals>.")[2]
         number = self._begun
         while name in self._children:
             name, number = f"{wanted}-{number}", number + 1
@@ -464,6 +470,7 @@ class Supervisor:
             while goes_on:
                 error = await child.run.live(hand_on)
                 if error is not None and (not child.has_joined or is_usage_error(error)):
+                    child.last_error = error
                     raise_again(error)
                 goes_on = child.has_joined and await self._goes_on(child, error)
                 hand_on = error = None
