@@ -673,6 +673,41 @@ async def test_cancelled_child_that_fails_instead_counts_for_nothing(autojump_cl
     assert [event.outcome for event in recorder.of(ChildFailed)] == ["stops"]
 
 
+async def test_cancelled_child_whose_task_fails_instead_counts_for_nothing_either(autojump_clock: MockClock) -> None:
+    recorder = Recorder()
+
+    async def child() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(Stage().child("a", failing=OSError()))
+
+    with trioresil.instrument(recorder), trio.move_on_after(1) as scope:
+        async with exactly(max_restarts=0) as supervisor:
+            supervisor.start_soon(child)
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    [event] = recorder.of(ChildFailed)
+    assert event.outcome == "stops"
+    assert isinstance(event.error, ExceptionGroup)
+    assert [type(each) for each in event.error.exceptions] == [OSError]
+
+
+async def test_interrupt_beside_a_cancellation_comes_out(autojump_clock: MockClock) -> None:
+    async def child() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise KeyboardInterrupt
+
+    with pytest.raises(BaseExceptionGroup) as caught, trio.move_on_after(1):
+        async with exactly() as supervisor:
+            supervisor.start_soon(child)
+            await trio.sleep_forever()
+    assert caught.value.subgroup(KeyboardInterrupt) is not None
+
+
 async def test_limit_met_by_a_body_that_has_ended_comes_out(autojump_clock: MockClock) -> None:
     with pytest.raises(RestartLimitError):
         async with exactly(max_restarts=0) as supervisor:

@@ -468,7 +468,12 @@ class Supervisor:
         try:
             goes_on = True
             while goes_on:
-                error = await child.run.live(hand_on)
+                try:
+                    error = await child.run.live(hand_on)
+                except BaseExceptionGroup as exc:
+                    error = _failure_beside_cancellation(exc)
+                    if error is None or not child.has_joined:
+                        raise
                 if error is not None and (not child.has_joined or is_usage_error(error)):
                     child.last_error = error
                     raise_again(error)
@@ -597,6 +602,12 @@ class Supervisor:
                 await child.run.up.wait()
                 await checkpoint_if_cancelled()  # a child that failed has ended this round, and its wait too
             del one.pending[child]
+
+
+def _failure_beside_cancellation(group: BaseExceptionGroup[BaseException]) -> Exception | None:
+    """Return what a child raised while it was cancelled from outside, if that is all; its next checkpoint cancels it again."""
+    rest: BaseException | None = group.split(trio.Cancelled)[1]
+    return rest if isinstance(rest, Exception) else None
 
 
 def _describe(child: Child, now: float) -> ChildStatistics:
