@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -51,7 +52,8 @@ class House:
         async def run(*, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
             number = self.runs[name] = self.runs.get(name, 0) + 1
             self.living.append(name)
-            if self.needs.get(name, name) not in {*self.up, name}:
+            is_cancelled = trio.current_effective_deadline() == -math.inf
+            if self.needs.get(name, name) not in {*self.up, name} and not is_cancelled:
                 self.too_early.append(name)
             try:
                 stop = stop_requested() if obeys is not None else trio.Event()
