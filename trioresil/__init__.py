@@ -44,6 +44,7 @@ from ._kernel.backoff import exponential as exponential
 from ._kernel.backoff import linear as linear
 from ._kernel.circuit import CircuitState as CircuitState
 from ._kernel.health import HealthState as HealthState
+from ._kernel.progress import Progress as Progress
 from ._kernel.trip_rules import ConsecutiveFailures as ConsecutiveFailures
 from ._kernel.trip_rules import FailureRatio as FailureRatio
 from ._kernel.trip_rules import FailuresOf as FailuresOf
@@ -70,11 +71,15 @@ from ._policies.token_bucket import TokenBucketStatistics as TokenBucketStatisti
 from ._policies.token_bucket import acquire_all as acquire_all
 from ._retry_budget import RetryBudget as RetryBudget
 from ._retry_budget import RetryBudgetStatistics as RetryBudgetStatistics
+from ._services._crew import Outcome as Outcome
 from ._services._restarts import stop_requested as stop_requested
 from ._services.health import HealthMonitor as HealthMonitor
 from ._services.health import HealthMonitorStatistics as HealthMonitorStatistics
 from ._services.health import open_health_monitor as open_health_monitor
 from ._services.health import serve_health_monitor as serve_health_monitor
+from ._services.map import ConcurrentMap as ConcurrentMap
+from ._services.map import ConcurrentMapStatistics as ConcurrentMapStatistics
+from ._services.map import map_concurrently as map_concurrently
 from ._services.pool import Pool as Pool
 from ._services.pool import PoolStatistics as PoolStatistics
 from ._services.pool import open_pool as open_pool
@@ -84,5 +89,10 @@ from ._services.supervisor import Supervisor as Supervisor
 from ._services.supervisor import SupervisorStatistics as SupervisorStatistics
 from ._services.supervisor import open_supervisor as open_supervisor
 from ._services.supervisor import serve_supervisor as serve_supervisor
+from ._services.workers import OutcomeChannel as OutcomeChannel
+from ._services.workers import Workers as Workers
+from ._services.workers import WorkersStatistics as WorkersStatistics
+from ._services.workers import open_workers as open_workers
+from ._services.workers import serve_workers as serve_workers
 
 _checks.fix_module_names(__name__, globals())
