@@ -36,6 +36,9 @@ from ._events import HealthStatus as HealthStatus
 from ._events import PolicySeen as PolicySeen
 from ._events import RetryGaveUp as RetryGaveUp
 from ._events import RetryScheduled as RetryScheduled
+from ._events import StreamBroken as StreamBroken
+from ._events import StreamConnected as StreamConnected
+from ._events import StreamGaveUp as StreamGaveUp
 from ._events import TimedOut as TimedOut
 from ._instruments import instrument as instrument
 from ._instruments import instrument_run as instrument_run
@@ -84,6 +87,11 @@ from ._services.pool import Pool as Pool
 from ._services.pool import PoolStatistics as PoolStatistics
 from ._services.pool import open_pool as open_pool
 from ._services.pool import serve_pool as serve_pool
+from ._services.stream import Stream as Stream
+from ._services.stream import StreamLink as StreamLink
+from ._services.stream import StreamStatistics as StreamStatistics
+from ._services.stream import open_stream as open_stream
+from ._services.stream import serve_stream as serve_stream
 from ._services.supervisor import ChildStatistics as ChildStatistics
 from ._services.supervisor import Supervisor as Supervisor
 from ._services.supervisor import SupervisorStatistics as SupervisorStatistics

@@ -258,3 +258,40 @@ class ChildRestarted(Event):
     """How long the supervisor waited before, in seconds."""
     restarts: int
     """How often this child has been run again."""
+
+
+@attrs.frozen(kw_only=True)
+class StreamConnected(Event):
+    """A session of a stream showed its first sign of life."""
+
+    session: int
+    """Which session; 1 is the first."""
+    seconds: float
+    """How long that took from its start, in seconds."""
+
+
+@attrs.frozen(kw_only=True)
+class StreamBroken(Event):
+    """A session of a stream is over, and another will follow."""
+
+    session: int
+    """Which session; 1 is the first."""
+    reason: Literal["failed", "returned", "silent", "rejected"]
+    """failed: it raised; returned: it did that; silent: it was cancelled for want of a heartbeat; rejected: the stream's `limit`
+    refused the next session, which has not begun."""
+    error: Exception | None
+    """What it raised, a TimedOutError if it was silent; None if it returned."""
+    delay: float
+    """How long the stream waits before the next session, in seconds."""
+
+
+@attrs.frozen(kw_only=True)
+class StreamGaveUp(Event):
+    """A stream has ended, because of an error that its reader will get."""
+
+    sessions: int
+    """How many sessions there have been."""
+    reason: Literal["error", "time"]
+    """error: a session raised what `on` doesn't match; time: there was no item for `give_up_after`."""
+    error: Exception
+    """What ended it."""

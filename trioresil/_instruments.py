@@ -209,6 +209,8 @@ _WARNINGS: Final[dict[type[Event], str]] = {
     _events.CircuitClosed: "the circuit closed",
     _events.ChildFailed: "child {child!r} failed, and {outcome}: {cause}",
     _events.ChildRestarted: "child {child!r} is run again after {delay} ({reason})",
+    _events.StreamBroken: "session {session} is over ({reason}), the next in {delay}: {cause}",
+    _events.StreamGaveUp: "gave up after {sessions} sessions ({reason}): {cause}",
     _events.CertificateReloadFailed: "the new certificate can't be used, the one before stays: {cause}",
 }
 _recent: RunVar[dict[str, tuple[int, int]]] = RunVar("trioresil_recent_warnings")
@@ -241,6 +243,8 @@ def _may_warn(name: str) -> bool:
 def _cause(fields: dict[str, Any]) -> str:
     error = fields.get("error")
     if error is None:
+        if fields.get("reason") == "returned":
+            return "it returned"
         return "by hand" if fields.get("by_hand") else "its result was a failure"
     return shown(error)
 
