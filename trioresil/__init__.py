@@ -76,6 +76,9 @@ from ._retry_budget import RetryBudget as RetryBudget
 from ._retry_budget import RetryBudgetStatistics as RetryBudgetStatistics
 from ._services._crew import Outcome as Outcome
 from ._services._restarts import stop_requested as stop_requested
+from ._services.checks import check_dns as check_dns
+from ._services.checks import check_tcp as check_tcp
+from ._services.checks import check_tls as check_tls
 from ._services.health import HealthMonitor as HealthMonitor
 from ._services.health import HealthMonitorStatistics as HealthMonitorStatistics
 from ._services.health import open_health_monitor as open_health_monitor

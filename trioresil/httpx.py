@@ -10,6 +10,7 @@ from ._http._bound_httpx import PoolTransport as PoolTransport
 from ._http._bound_httpx import RateLimitedError as RateLimitedError
 from ._http._bound_httpx import ResilientTransport as ResilientTransport
 from ._http._bound_httpx import TimedOutError as TimedOutError
+from ._http._bound_httpx import check_http as check_http
 from ._http._bound_httpx import download as download
 from ._http._bound_httpx import failed as failed
 from ._http._bound_httpx import open_client as open_client

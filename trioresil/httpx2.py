@@ -16,6 +16,7 @@ from ._http._bound_httpx2 import PoolTransport as PoolTransport
 from ._http._bound_httpx2 import RateLimitedError as RateLimitedError
 from ._http._bound_httpx2 import ResilientTransport as ResilientTransport
 from ._http._bound_httpx2 import TimedOutError as TimedOutError
+from ._http._bound_httpx2 import check_http as check_http
 from ._http._bound_httpx2 import download as download
 from ._http._bound_httpx2 import failed as failed
 from ._http._bound_httpx2 import open_client as open_client

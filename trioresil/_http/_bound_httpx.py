@@ -8,7 +8,7 @@ import httpcore
 import httpx
 
 from .. import _errors
-from . import _client, _client_tls, _download, _pool_transport, _resilient
+from . import _check, _client, _client_tls, _download, _pool_transport, _resilient
 from ._edge_errors import EdgeRejection, EdgeTimeout
 from ._judgement import Judge
 from ._library import Library
@@ -113,6 +113,8 @@ class ResilientTransport(_resilient.ResilientTransport, httpx.AsyncBaseTransport
 
 
 download: _download.Download = _download.bind(LIBRARY)
+
+check_http: _check.CheckHTTP = _check.bind(LIBRARY)
 
 
 class PoolTransport(_pool_transport.PoolTransport, httpx.AsyncBaseTransport):
