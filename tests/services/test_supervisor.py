@@ -351,8 +351,30 @@ async def test_started_after_start_was_cancelled_leaves_no_child(
     assert not recorder.of(ChildFailed)
 
 
+async def test_cancelled_start_whose_child_fails_too_leaves_with_both(autojump_clock: MockClock) -> None:
+    error = OSError()
+
+    async def child(*, task_status: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(Stage().child("a", failing=error))
+
+    passed: list[BaseException] = []
+    async with exactly() as supervisor:
+        with pytest.raises(ExceptionGroup) as caught, trio.move_on_after(1):
+            try:
+                await supervisor.start(child)
+            except BaseException as exc:
+                passed.append(exc)
+                raise
+    assert caught.value.exceptions == (error,)
+    assert isinstance(passed[0], BaseExceptionGroup)
+    assert {type(each) for each in passed[0].exceptions} == {trio.Cancelled, OSError}
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
 async def test_start_that_is_interrupted_after_started_leaves_no_child(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
 ) -> None:
     stage = Stage()
     async with exactly() as supervisor:
@@ -360,15 +382,28 @@ async def test_start_that_is_interrupted_after_started_leaves_no_child(
 
         async def interrupted(*args: Any, **kwargs: Any) -> None:
             await start(*args, **kwargs)
+            if is_cancelled:
+                scope.cancel()
             raise KeyboardInterrupt
 
         monkeypatch.setattr(
             type(supervisor._tasks), "start", lambda self, *args, **kwargs: interrupted(*args, **kwargs)
         )
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), trio.CancelScope() as scope:
             await supervisor.start(stage.child("a", ends=2))
         assert stage.log == ["a+ 0", "a! 0", "a- 2"]
         assert not supervisor.statistics().children
+
+
+async def test_start_that_never_came_to_the_child_gives_its_name_back(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with exactly() as supervisor:
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(type(supervisor._tasks), "start", lambda self, *args, **kwargs: fail(MemoryError()))
+            await supervisor.start(Stage().child("a"), name="a")
+        await supervisor.start(Stage().child("a"), name="a")
+        assert supervisor.statistics().ended == 0
 
 
 async def test_child_that_fails_as_soon_as_it_is_up_is_run_again(autojump_clock: MockClock) -> None:
@@ -403,13 +438,16 @@ async def test_stop_waits_until_the_child_has_ended_and_it_is_not_run_again(auto
 
 
 async def test_stop_of_a_child_that_waits_for_its_back_off_takes_no_time(autojump_clock: MockClock) -> None:
-    stage = Stage()
-    async with exactly() as supervisor:
-        supervisor.start_soon(stage.child("a", (1, OSError())))
-        await trio.sleep(1.5)
-        await supervisor.stop("a")
-        assert trio.current_time() == 1.5
-        await trio.sleep(5)
+    stage, recorder = Stage(), Recorder()
+    with trioresil.instrument(recorder):
+        async with exactly() as supervisor:
+            supervisor.start_soon(stage.child("a", (1, OSError())))
+            await trio.sleep(1.5)
+            await supervisor.stop("a")
+            assert trio.current_time() == 1.5
+            await trio.sleep(5)
+            assert supervisor.statistics().restarts == 0
+    assert not recorder.of(ChildRestarted)
     assert stage.log == ["a+ 0", "a! 0", "a- 1"]
 
 
@@ -453,13 +491,15 @@ async def test_restart_by_hand_runs_a_child_again_at_once_and_counts_for_nothing
 
 
 async def test_restart_by_hand_ends_the_back_off_and_the_next_goes_on_from_there(autojump_clock: MockClock) -> None:
-    stage = Stage()
-    async with open_supervisor(backoff=[4, 8]) as supervisor:
-        supervisor.start_soon(stage.child("a", (1, OSError()), (1, OSError())))
-        await trio.sleep(2)
-        await supervisor.restart("a")
-        assert trio.current_time() == 2
-        await trio.sleep(20)
+    stage, recorder = Stage(), Recorder()
+    with trioresil.instrument(recorder):
+        async with open_supervisor(backoff=[4, 8]) as supervisor:
+            supervisor.start_soon(stage.child("a", (1, OSError()), (1, OSError())))
+            await trio.sleep(2)
+            await supervisor.restart("a")
+            assert trio.current_time() == 2
+            await trio.sleep(20)
+    assert [event.delay for event in recorder.of(ChildRestarted)] == [1, 8]
     assert stage.log == ["a+ 0", "a! 0", "a- 1", "a+ 2", "a! 2", "a- 3", "a+ 11", "a! 11", "a- 22"]
 
 
@@ -579,13 +619,15 @@ async def test_what_ends_or_fails_during_the_grace_is_not_run_again(autojump_clo
 
 
 async def test_back_off_that_would_end_during_the_grace_is_not_waited_out(autojump_clock: MockClock) -> None:
-    stage = Stage()
-    async with exactly() as supervisor:
-        supervisor.start_soon(stage.child("slow", obeys=4))
-        supervisor.start_soon(stage.child("a", (0, OSError())))
-        await wait_all_tasks_blocked()
-        stage.take()
+    stage, recorder = Stage(), Recorder()
+    with trioresil.instrument(recorder):
+        async with exactly() as supervisor:
+            supervisor.start_soon(stage.child("slow", obeys=4))
+            supervisor.start_soon(stage.child("a", (0, OSError())))
+            await wait_all_tasks_blocked()
+            stage.take()
     assert stage.log == ["slow- 4"]
+    assert len(recorder.of(ChildFailed)) == 1
 
 
 async def test_child_may_not_be_started_during_the_grace(autojump_clock: MockClock) -> None:

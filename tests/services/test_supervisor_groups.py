@@ -234,6 +234,15 @@ async def test_back_off_is_the_groups_and_starts_afresh_after_a_stable_time_of_a
     assert delays == [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
 
 
+async def test_failure_while_the_group_is_being_restarted_is_no_end_of_a_stable_life(autojump_clock: MockClock) -> None:
+    stage, recorder = Stage(), Recorder()
+    with trioresil.instrument(recorder):
+        async with open_supervisor("one_for_all", backoff=[1, 2, 4], max_restarts=9, stable_after=10) as supervisor:
+            await start(supervisor, stage, a={"lives": [(20, ERROR), (3, ERROR)]}, b={"up": 4})
+            await trio.sleep(40)
+    assert [event.delay for event in recorder.of(ChildRestarted) if event.child == "a"] == [1, 2]
+
+
 # --- more failures meanwhile -----------------------------------------------------------------------------------------
 
 
@@ -359,6 +368,19 @@ async def test_restart_by_hand_of_one_that_is_never_restarted_runs_it_again(auto
         await start(supervisor, stage, a={"restart": "never"}, b={"restart": "never"})
         await supervisor.restart("a")
         assert stage.take() == ["b- 0", "a- 0", "a+ 0", "a! 0"]
+        assert [child.name for child in supervisor.statistics().children] == ["a"]
+
+
+async def test_one_that_is_never_restarted_ends_if_another_is_restarted_before_its_turn(
+    autojump_clock: MockClock,
+) -> None:
+    stage = Stage()
+    async with exactly("one_for_all") as supervisor, trio.open_nursery() as nursery:
+        await start(supervisor, stage, a={"ends": 2}, b={"restart": "never"})
+        nursery.start_soon(supervisor.restart, "b")
+        await trio.sleep(1)
+        await supervisor.restart("a")
+        assert stage.take() == ["b- 0", "a- 2", "a+ 2", "a! 2"]
         assert [child.name for child in supervisor.statistics().children] == ["a"]
 
 

@@ -117,7 +117,6 @@ class Run:
             return exc
         finally:
             self.finish()
-            _run.set(None)
         return None
 
     async def _call(self) -> None:
