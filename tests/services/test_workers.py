@@ -52,7 +52,7 @@ async def read_all(workers: Workers[Any, Any]) -> list[Outcome[Any, Any]]:
     return [outcome async for outcome in workers.results]
 
 
-# --- items in ---------------------------------------------------------------------------------------------------------
+# --- items in --------------------------------------------------------------------------------------------------------
 
 
 async def test_each_item_is_run_once_in_order_and_the_end_of_the_block_waits_for_all(autojump_clock: MockClock) -> None:
@@ -154,7 +154,7 @@ async def test_none_is_an_item_like_others(autojump_clock: MockClock) -> None:
         assert await read_all(workers) == [Outcome(None, None, None, 1)] * 2
 
 
-# --- closing admission --------------------------------------------------------------------------------------------------
+# --- closing admission -----------------------------------------------------------------------------------------------
 
 
 async def test_closed_admission_rejects_new_items_and_finishes_those_that_wait(autojump_clock: MockClock) -> None:
@@ -251,7 +251,7 @@ async def test_wait_drained_ends_with_the_workers(autojump_clock: MockClock) -> 
     assert trio.current_time() == 0
 
 
-# --- results ------------------------------------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------------------------
 
 
 async def test_results_come_as_items_end_and_end_with_them(autojump_clock: MockClock) -> None:
@@ -389,7 +389,7 @@ async def test_closing_the_last_receiver_frees_the_workers(autojump_clock: MockC
     assert len(workers.undelivered) == 6
 
 
-# --- what would wait for ever ---------------------------------------------------------------------------------------------
+# --- what would wait for ever ----------------------------------------------------------------------------------------
 
 
 async def test_sending_everything_before_reading_is_an_error_instead_of_a_deadlock(autojump_clock: MockClock) -> None:
@@ -512,7 +512,7 @@ async def test_workers_that_wait_to_deliver_and_to_send_are_an_error_where_they_
         assert (await workers.results.receive()).item == 1
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 
 async def test_the_first_error_leaves_bare_and_cancels_the_rest(autojump_clock: MockClock) -> None:
@@ -735,7 +735,7 @@ async def test_a_function_that_fails_when_cancelled_has_finished_its_item(autoju
     assert workers.unfinished == []
 
 
-# --- policies ---------------------------------------------------------------------------------------------------------------
+# --- policies --------------------------------------------------------------------------------------------------------
 
 
 class Flaky:
@@ -844,7 +844,7 @@ async def test_a_time_out_bounds_each_item(autojump_clock: MockClock) -> None:
     assert found == [(1, type(None)), (None, trioresil.TimedOutError), (1, type(None))]
 
 
-# --- how many --------------------------------------------------------------------------------------------------------------
+# --- how many --------------------------------------------------------------------------------------------------------
 
 
 async def test_more_workers_begin_at_once_on_what_waits(autojump_clock: MockClock) -> None:
@@ -908,7 +908,7 @@ async def test_retiring_the_last_that_worked_is_noticed_by_who_waits(autojump_cl
             await workers.send(2)
 
 
-# --- progress ----------------------------------------------------------------------------------------------------------------
+# --- progress --------------------------------------------------------------------------------------------------------
 
 
 async def test_progress_is_told_at_once_then_at_most_ten_times_a_second_and_at_the_end(
@@ -967,7 +967,7 @@ async def test_progress_that_raises_is_logged_once_and_stops_nothing(
     assert "no terminal" in caplog.text
 
 
-# --- around it ----------------------------------------------------------------------------------------------------------------
+# --- around it -------------------------------------------------------------------------------------------------------
 
 
 async def test_which_forms_are_checkpoints(autojump_clock: MockClock) -> None:

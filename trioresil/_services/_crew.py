@@ -126,7 +126,8 @@ class Crew(Generic[I, V]):
         self._deliver = deliver
         self._settled = settled
         self._broke = broke
-        self._is_broken = False
+        self._is_broken = False  # an error is on its way out
+        self._is_over = False  # a worker was cancelled, so all are: nobody takes the place of those who are gone
         self._taken = 0
         self._workers: set[_Worker[I]] = set()
         self._idle: dict[_Worker[I], None] = {}
@@ -148,12 +149,12 @@ class Crew(Generic[I, V]):
         return worker in self._workers and worker.task is current_task()
 
     def hand(self, item: I) -> bool:
-        """Give an item to an idle worker, or to a new one; False if all are busy."""
+        """Give an item to an idle worker, or to a new one; False if all are busy, or being stopped."""
         if self._idle:
             worker, _ = self._idle.popitem()
             self._give(worker, item)
             reschedule(worker.task)
-        elif len(self._workers) < self.size:
+        elif len(self._workers) < self.size and not self._is_over:
             worker = _Worker()
             self._workers.add(worker)
             self._give(worker, item)
@@ -169,7 +170,7 @@ class Crew(Generic[I, V]):
             worker, _ = self._idle.popitem()
             self._workers.remove(worker)
             reschedule(worker.task)
-        while len(self._workers) < size and (item := self._next_item()) is not NOTHING:
+        while len(self._workers) < size and not self._is_over and (item := self._next_item()) is not NOTHING:
             self.hand(item)
 
     def in_hand(self) -> list[I]:
@@ -209,10 +210,12 @@ class Crew(Generic[I, V]):
                 await self._deliver(worker.number, outcome)
                 del outcome  # the traceback of its error holds this frame
                 await self._take(worker)
-        finally:
-            self._workers.discard(worker)
+        except BaseException:
+            self._is_over = True
+            self._workers.remove(worker)
             if worker.item is not NOTHING:
                 self._left.append(worker)
+            raise
 
     def _breaks_at(self, error: Exception) -> bool:
         """Count an error, and tell whether it is the first that has to be raised."""

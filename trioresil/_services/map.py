@@ -89,7 +89,7 @@ class map_concurrently(Generic[I, V]):
         error leaves the block as it was raised; outcomes of items that end while they are cancelled are undelivered. Default:
         "collect".
       progress ((Progress) -> None): called at most 10 times a second while items are finished, and at the end; `total` is
-        len(items), if they have one, and else None until the last was taken. Must not wait. If it raises, that is logged, and
+        len(items), if they have one, and else None until there are no more to take. Must not wait. If it raises, that is logged, and
         it is not called again. Default: None.
       name (str): name in statistics and messages. Default: "map".
 
@@ -104,9 +104,9 @@ class map_concurrently(Generic[I, V]):
         self,
         async_fn: Callable[[I], Awaitable[V]],
         items: Iterable[I] | AsyncIterable[I],
+        *,
         workers: int = 10,
         ordered: bool = False,
-        *,
         policy: Policy | None = None,
         on_error: OnError = "collect",
         progress: Callable[[Progress], object] | None = None,
