@@ -412,6 +412,14 @@ async def test_clean_end_during_a_round_starts_nobody_any_more(autojump_clock: M
     assert stage.log == ["slow- 5.5"]
 
 
+async def test_clean_end_while_a_group_is_stopped_leaves_the_others_their_time(autojump_clock: MockClock) -> None:
+    stage = Stage()
+    async with exactly("rest_for_one") as supervisor:
+        await start(supervisor, stage, listens={"obeys": 4}, a={"lives": [(1, ERROR)]}, b={}, c={"ends": 2})
+        await trio.sleep(2)
+    assert stage.log == ["a- 1", "c- 3", "listens- 6", "b- 6"]
+
+
 async def test_clean_end_while_a_round_starts_ends_those_that_are_up_or_coming_up(autojump_clock: MockClock) -> None:
     stage = Stage()
     async with exactly("one_for_all") as supervisor:

@@ -401,7 +401,6 @@ class Supervisor:
         waiting_for = []
         for child in self._members():
             child.is_leaving = True
-            child.called.set()
             if child.run.is_listening:
                 child.run.ask_to_stop()
                 waiting_for.append(child.run)
