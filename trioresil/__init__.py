@@ -17,6 +17,7 @@ from ._errors import RejectedError as RejectedError
 from ._errors import RestartLimitError as RestartLimitError
 from ._errors import TimedOutError as TimedOutError
 from ._errors import TrioresilError as TrioresilError
+from ._events import AdmissionClosed as AdmissionClosed
 from ._events import CallFinished as CallFinished
 from ._events import CallRejected as CallRejected
 from ._events import CertificateReloaded as CertificateReloaded
@@ -36,6 +37,8 @@ from ._events import HealthStatus as HealthStatus
 from ._events import PolicySeen as PolicySeen
 from ._events import RetryGaveUp as RetryGaveUp
 from ._events import RetryScheduled as RetryScheduled
+from ._events import ShutdownCancelled as ShutdownCancelled
+from ._events import ShutdownRequested as ShutdownRequested
 from ._events import StreamBroken as StreamBroken
 from ._events import StreamConnected as StreamConnected
 from ._events import StreamGaveUp as StreamGaveUp
@@ -90,6 +93,11 @@ from ._services.pool import Pool as Pool
 from ._services.pool import PoolStatistics as PoolStatistics
 from ._services.pool import open_pool as open_pool
 from ._services.pool import serve_pool as serve_pool
+from ._services.shutdown import DrainReport as DrainReport
+from ._services.shutdown import Shutdown as Shutdown
+from ._services.shutdown import ShutdownReport as ShutdownReport
+from ._services.shutdown import ShutdownStatistics as ShutdownStatistics
+from ._services.shutdown import open_shutdown as open_shutdown
 from ._services.stream import Stream as Stream
 from ._services.stream import StreamLink as StreamLink
 from ._services.stream import StreamStatistics as StreamStatistics

@@ -295,3 +295,33 @@ class StreamGaveUp(Event):
     """error: a session raised what `on` doesn't match; time: there was no item for `give_up_after`."""
     error: Exception
     """What ended it."""
+
+
+@attrs.frozen(kw_only=True)
+class ShutdownRequested(Event):
+    """Somebody asked for a shutdown: this process is not ready any more, and serves on for the lead."""
+
+    reason: str
+    """Who: the name of a signal, or what `request` was given."""
+    lead: float
+    """For how long admission stays open, in seconds, unless a SIGINT comes."""
+    grace: float
+    """For how long after that the body may go on, in seconds."""
+
+
+@attrs.frozen(kw_only=True)
+class AdmissionClosed(Event):
+    """A shutdown closed everything that is registered to new work."""
+
+    drainables: tuple[str, ...]
+    """The names of what it closed."""
+
+
+@attrs.frozen(kw_only=True)
+class ShutdownCancelled(Event):
+    """A shutdown cancelled its body, because its grace was over or a second signal came."""
+
+    reason: str
+    """Why, as the Cancelled says it."""
+    running: tuple[str, ...]
+    """The names of what had work inside."""

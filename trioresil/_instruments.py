@@ -211,6 +211,7 @@ _WARNINGS: Final[dict[type[Event], str]] = {
     _events.ChildRestarted: "child {child!r} is run again after {delay} ({reason})",
     _events.StreamBroken: "session {session} is over ({reason}), the next in {delay}: {cause}",
     _events.StreamGaveUp: "gave up after {sessions} sessions ({reason}): {cause}",
+    _events.ShutdownCancelled: "the body is cancelled; still running: {running}",
     _events.CertificateReloadFailed: "the new certificate can't be used, the one before stays: {cause}",
 }
 _recent: RunVar[dict[str, tuple[int, int]]] = RunVar("trioresil_recent_warnings")
