@@ -33,6 +33,7 @@ MODULE_RANKS = {
     "_policies.pipeline": 6,
     "_policies.keyed": 6,
     "_services._restarts": 7,
+    "_services._outcomes": 6,
     "_services._crew": 7,
     "_services._tasks": 7,
     "httpx": 10,

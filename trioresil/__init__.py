@@ -78,6 +78,8 @@ from ._policies.token_bucket import acquire_all as acquire_all
 from ._retry_budget import RetryBudget as RetryBudget
 from ._retry_budget import RetryBudgetStatistics as RetryBudgetStatistics
 from ._services._crew import Outcome as Outcome
+from ._services._outcomes import Outcome as Outcome
+from ._services._outcomes import OutcomeChannel as OutcomeChannel
 from ._services._restarts import stop_requested as stop_requested
 from ._services.checks import check_dns as check_dns
 from ._services.checks import check_tcp as check_tcp

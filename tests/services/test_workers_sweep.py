@@ -11,7 +11,7 @@ import trio
 
 from tests.services._items import Book
 from trioresil import PoolClosedError, Retry, Workers, map_concurrently, open_workers
-from trioresil._services import _crew
+from trioresil._services import _crew, _outcomes
 from trioresil._services import workers as workers_module
 from trioresil.testing import Sweep, SweepFailure, cancellation_sweep
 
@@ -383,7 +383,7 @@ def forget_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lose_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in the channel at the end is forgotten."""
-    monkeypatch.setattr(workers_module.OutcomeChannel, "close", lambda self: self._receiver.close())
+    monkeypatch.setattr(_outcomes.OutcomeChannel, "close", lambda self: self._receiver.close())
 
 
 def accept_late(monkeypatch: pytest.MonkeyPatch) -> None:

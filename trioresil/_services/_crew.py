@@ -13,13 +13,10 @@ The law of this file:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
-import attrs
-import trio
 from trio.lowlevel import (
     Abort,
     Task,
@@ -34,38 +31,16 @@ from trio.lowlevel import (
 
 from .._checks import function
 from .._errors import is_usage_error
-from .._kernel.progress import Progress, measure
+from .._kernel.progress import Progress
 from .._links import Link, make_link
-from .._notes import raise_again
 from ..abc import Policy
+from ._outcomes import Outcome, Reporter
 
 I = TypeVar("I")  # noqa: E741 - an item
 V = TypeVar("V")
 OnError: TypeAlias = Literal["collect", "raise"]
 
-REPORT_INTERVAL: Final = 0.1
 NOTHING: Final[Any] = object()
-_logger = logging.getLogger("trioresil")
-
-
-@attrs.frozen
-class Outcome(Generic[I, V]):
-    """What became of one item."""
-
-    item: I
-    """The item."""
-    value: V | None
-    """What the function returned; None if it failed."""
-    error: Exception | None
-    """What came out in its place, the object itself; None if it succeeded."""
-    attempts: int
-    """How many times the function was entered: 0 if a policy rejected the item, more than 1 if one ran it again."""
-
-    def unwrap(self) -> V:
-        """Return the value, or raise the error."""
-        if self.error is not None:
-            raise_again(self.error)
-        return self.value  # type: ignore[return-value]
 
 
 class _Worker(Generic[I]):
@@ -269,46 +244,6 @@ def _chain(fn: Callable[[Any], Awaitable[Any]], policy: Policy | None) -> Link:
 @disable_ki_protection  # what is called is the user's
 async def _run(link: Link, item: object) -> Any:
     return await link((item,), {})
-
-
-class Reporter:
-    """Tells a callback how far the work has come, in a task of its own: at once, and then not again for a while.
-
-    A callback that raises is logged once and not called again: a progress bar must not cost the work.
-    """
-
-    def __init__(self, callback: Callable[[Progress], object], count: Callable[[], tuple[int, int | None]]) -> None:
-        self._callback: Callable[[Progress], object] | None = callback
-        self._count = count
-        self._opened_at = trio.current_time()
-        self._news = trio.Event()
-
-    def changed(self) -> None:
-        """Note that an item is finished."""
-        self._news.set()
-
-    async def run(self) -> None:
-        """Report until cancelled."""
-        while True:
-            await self._news.wait()
-            self._tell()
-            await trio.sleep(REPORT_INTERVAL)
-
-    def finish(self) -> None:
-        """Report what has not been told yet."""
-        if self._news.is_set():
-            self._tell()
-
-    def _tell(self) -> None:
-        self._news = trio.Event()
-        if self._callback is None:
-            return
-        done, total = self._count()
-        try:
-            self._callback(measure(done, total, trio.current_time() - self._opened_at))
-        except Exception:
-            _logger.exception("the progress callback %r raised and is switched off", self._callback)
-            self._callback = None
 
 
 def check_policy(value: Policy | None) -> Policy | None:

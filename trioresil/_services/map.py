@@ -26,7 +26,8 @@ from .._checks import flag, text, whole
 from .._kernel.progress import Progress
 from .._notes import raise_again
 from ..abc import Policy
-from ._crew import NOTHING, Crew, OnError, Outcome, Reporter, check_on_error, check_policy, check_progress
+from ._crew import NOTHING, Crew, OnError, check_on_error, check_policy, check_progress
+from ._outcomes import Outcome, Reporter
 from ._tasks import Tasks
 
 I = TypeVar("I")  # noqa: E741 - an item
@@ -89,8 +90,8 @@ class map_concurrently(Generic[I, V]):
         error leaves the block as it was raised; outcomes of items that end while they are cancelled are undelivered. Default:
         "collect".
       progress ((Progress) -> None): called at most 10 times a second while items are finished, and at the end; `total` is
-        len(items), if they have one, and else None until there are no more to take. Must not wait. If it raises, that is logged, and
-        it is not called again. Default: None.
+        len(items), if they have one, and else None until there are no more to take. Must not wait. If it raises, that is
+        logged, and it is not called again. Default: None.
       name (str): name in statistics and messages. Default: "map".
 
     Cancellation: entering is no checkpoint. Leaving cancels the functions and waits until they have ended.

@@ -37,7 +37,8 @@ from .._errors import NestingError, PoolClosedError, in_another_run
 from .._kernel.progress import Progress
 from .._links import check_cancelled, mark_unstarted
 from ..abc import Policy
-from ._crew import NOTHING, Crew, OnError, Outcome, Reporter, check_on_error, check_policy, check_progress
+from ._crew import NOTHING, Crew, OnError, check_on_error, check_policy, check_progress
+from ._outcomes import Outcome, OutcomeChannel, Reporter, Shelf
 from ._tasks import Tasks
 
 I = TypeVar("I")  # noqa: E741 - an item
@@ -239,7 +240,7 @@ class Workers(Generic[I, V]):
         self._results: OutcomeChannel[I, V] | None = None
         if options._capacity is not None:
             self._sender, receiver = trio.open_memory_channel[Outcome[I, V]](options._capacity)
-            self._results = OutcomeChannel(receiver, _Shelf(self._crew.undelivered))
+            self._results = OutcomeChannel(receiver, Shelf(self._crew.undelivered))
 
     @property
     def results(self) -> OutcomeChannel[I, V]:
@@ -536,95 +537,3 @@ class _Sending(Generic[I]):
     def __init__(self, item: I) -> None:
         self.item = item
         self.answer: Literal["accepted", "closed", "unread"] | None = None
-
-
-class _Shelf(Generic[I, V]):
-    """What all receivers of one channel share."""
-
-    __slots__ = ("undelivered", "was_read")
-
-    def __init__(self, undelivered: list[Outcome[I, V]]) -> None:
-        self.undelivered = undelivered
-        self.was_read = False
-
-
-class OutcomeChannel(trio.abc.ReceiveChannel[Outcome[I, V]]):
-    """The reading end of a channel of Outcomes: like a trio.MemoryReceiveChannel, except that nothing in it is lost.
-
-    What is in it when its last receiver is closed can be read from `workers.undelivered`.
-
-    Synopsis::
-
-        async for outcome in workers.results:
-            ...
-    """
-
-    def __init__(self, receiver: trio.MemoryReceiveChannel[Outcome[I, V]], shelf: _Shelf[I, V], /) -> None:
-        self._receiver = receiver
-        self._shelf = shelf
-
-    @enable_ki_protection
-    async def receive(self) -> Outcome[I, V]:
-        """Wait for the next outcome, and return it.
-
-        Cancellation: a full checkpoint. If it raises, nothing was taken.
-
-        Raises:
-          trio.EndOfChannel: admission is closed, all items are finished, and all outcomes were read.
-          trio.ClosedResourceError: this receiver was closed.
-        """
-        await check_cancelled()
-        try:
-            outcome = self.receive_nowait()
-        except trio.WouldBlock:
-            pass
-        else:
-            await cancel_shielded_checkpoint()
-            return outcome
-        return await self._receiver.receive()
-
-    @enable_ki_protection
-    def receive_nowait(self) -> Outcome[I, V]:
-        """Return the next outcome, if there is one.
-
-        Raises:
-          trio.WouldBlock: there is none yet.
-          trio.EndOfChannel: there will be none any more.
-          trio.ClosedResourceError: this receiver was closed.
-        """
-        outcome = self._receiver.receive_nowait()
-        self._shelf.was_read = True
-        return outcome
-
-    def clone(self) -> OutcomeChannel[I, V]:
-        """Return another receiver of the same channel, for a task that is to read on when the block has ended."""
-        return OutcomeChannel(self._receiver.clone(), self._shelf)
-
-    @enable_ki_protection
-    def close(self) -> None:
-        """Close this receiver. If it is the last, what is in the channel, and what comes later, is undelivered. Synchronous."""
-        while self._is_last():
-            try:
-                self._shelf.undelivered.append(self._receiver.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-                break
-        self._receiver.close()
-
-    async def aclose(self) -> None:
-        """Close this receiver.
-
-        Cancellation: a full checkpoint; it is closed in any case.
-        """
-        self.close()
-        await checkpoint()
-
-    def statistics(self) -> trio.MemoryChannelStatistics:
-        """Return what Trio says of the channel."""
-        return self._receiver.statistics()
-
-    def was_read(self, delivered: int) -> bool:
-        """Tell whether any of the outcomes that came into the channel so far has come out of it."""
-        return self._shelf.was_read or delivered > self._receiver.statistics().current_buffer_used
-
-    def _is_last(self) -> bool:
-        return self._receiver.statistics().open_receive_channels == 1
