@@ -77,7 +77,6 @@ from ._policies.token_bucket import TokenBucketStatistics as TokenBucketStatisti
 from ._policies.token_bucket import acquire_all as acquire_all
 from ._retry_budget import RetryBudget as RetryBudget
 from ._retry_budget import RetryBudgetStatistics as RetryBudgetStatistics
-from ._services._crew import Outcome as Outcome
 from ._services._outcomes import Outcome as Outcome
 from ._services._outcomes import OutcomeChannel as OutcomeChannel
 from ._services._restarts import stop_requested as stop_requested
@@ -110,7 +109,6 @@ from ._services.supervisor import Supervisor as Supervisor
 from ._services.supervisor import SupervisorStatistics as SupervisorStatistics
 from ._services.supervisor import open_supervisor as open_supervisor
 from ._services.supervisor import serve_supervisor as serve_supervisor
-from ._services.workers import OutcomeChannel as OutcomeChannel
 from ._services.workers import Workers as Workers
 from ._services.workers import WorkersStatistics as WorkersStatistics
 from ._services.workers import open_workers as open_workers
