@@ -13,7 +13,16 @@ from tests.bench.__main__ import SECTIONS, run
 from tests.bench._measure import HttpPlan, Plan
 
 HTTP = HttpPlan(rounds=1, cells=((2, 1),), schemes=("http",), contenders=("trioresil, open_client",), window=0.01)
-TINY = Plan(rounds=1, batch_seconds=1e-6, waiters=(2,), drain_seconds=0.01, grants=5, http=HTTP)
+TINY = Plan(
+    rounds=1,
+    batch_seconds=1e-6,
+    waiters=(2,),
+    drain_seconds=0.01,
+    grants=5,
+    worker_items=30,
+    memory_items=(20, 40),
+    http=HTTP,
+)
 
 
 @pytest.fixture(autouse=True)

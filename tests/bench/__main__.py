@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from . import _calls, _http, _pool, _queues, _report, _rivals
+from . import _calls, _http, _pool, _queues, _report, _rivals, _workers
 from ._http_child import CONTENDERS
 from ._measure import HttpPlan, Plan
 
@@ -26,6 +26,7 @@ SECTIONS: dict[str, Callable[[Plan], Any]] = {
     "drain": _queues.drain,
     "grants": _queues.grants,
     "pool": _pool.pool,
+    "workers": _workers.workers,
     "http": _http.http,
 }
 
@@ -56,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--only", "--section", choices=list(SECTIONS), action="append", help="run this section; may be repeated"
     )
     parser.add_argument(
-        "--fast", "--quick", action="store_true", help="leave out the queues of 100,000, and most of section http"
+        "--fast",
+        "--quick",
+        action="store_true",
+        help="leave out the queues of 100,000, the million items, and most of section http",
     )
     parser.add_argument("--http-rounds", type=int, help="rounds for section http; default: 3, or 1 with --quick")
     parser.add_argument(
@@ -71,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.http_rounds is not None and given.http_rounds < 1:
         parser.error("--http-rounds must be at least 1")
     waiters = (10, 1_000, 10_000) if given.fast else (10, 1_000, 10_000, 100_000)
-    plan = Plan(rounds=given.rounds, seed=given.seed, waiters=waiters, http=_http_plan(given))
+    items = (10_000, 100_000) if given.fast else (10_000, 1_000_000)
+    plan = Plan(rounds=given.rounds, seed=given.seed, waiters=waiters, memory_items=items, http=_http_plan(given))
     run(plan, given.only or tuple(SECTIONS), as_json=given.json)
 
 

@@ -57,6 +57,10 @@ class Plan:
     """How long a queue takes to drain at its rate; five times that for more than 10,000 waiters."""
     grants: int = 2_000
     """Grants at 4 kHz."""
+    worker_items: int = 20_000
+    """Items through workers in one round."""
+    memory_items: tuple[int, ...] = (10_000, 1_000_000)
+    """Numbers of items for which memory is traced."""
     http: HttpPlan = field(default_factory=HttpPlan)
 
     def repeats(self, work: int) -> int:

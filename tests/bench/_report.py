@@ -12,6 +12,7 @@ from . import _calls
 from ._http_report import http_tables, http_targets, pool_tables, pool_targets
 from ._measure import Plan
 from ._report_shapes import Table, Target, at_least, at_most
+from ._workers import worker_tables, worker_targets
 
 GROUPS = {
     "retry": "Retry, decorated",
@@ -60,6 +61,7 @@ def targets(results: Mapping[str, Any]) -> list[Target]:
         ratio = results["grants"]["trioresil, a queue"] / results["grants"]["ideal"]
         found.append(at_most("grants at 4 kHz, time taken / ideal", ratio, 1.05))
     found += pool_targets(results["pool"]) if "pool" in results else []
+    found += worker_targets(results["workers"]) if "workers" in results else []
     found += http_targets(results["http"]) if "http" in results else []
     return found
 
@@ -89,6 +91,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         "drain": _drain_table,
         "grants": _grants_table,
         "pool": pool_tables,
+        "workers": worker_tables,
         "http": http_tables,
     }
     found = [table for section, make in makers.items() if section in results for table in make(results[section])]
