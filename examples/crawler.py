@@ -1,4 +1,4 @@
-"""Crawl three sites with eight workers: two requests and a hundred a second to each at most, and a bar that shows how far it is."""
+"""Crawl three sites with eight workers: at each two requests at once and a hundred a second at most, with a bar."""
 
 from __future__ import annotations
 
