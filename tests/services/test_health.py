@@ -567,6 +567,9 @@ async def test_what_a_check_raises_because_it_is_being_ended_is_nothing(
                 await trio.sleep(1)
             elif how == "cancelled":
                 scope.cancel()
+                with trio.CancelScope(shield=True):  # the check ends before the monitor is left
+                    await trio.sleep(1)
+                assert drained(changes) == []
                 await trio.sleep_forever()
     assert scope.cancelled_caught == (how == "cancelled")
     assert drained(changes) == []
@@ -620,6 +623,26 @@ async def test_a_crash_of_the_monitors_own_code_surfaces_bare(
             await trio.sleep_forever()
     assert caught.value is bug
     assert not health.statistics().running
+
+
+async def test_a_ctrl_c_may_strike_a_check_and_not_the_monitor(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protected: dict[str, bool] = {}
+
+    async def check() -> None:
+        protected["check"] = trio.lowlevel.currently_ki_protected()
+        await trio.lowlevel.checkpoint()
+
+    def note(self: object, change: object) -> int:
+        protected["monitor"] = trio.lowlevel.currently_ki_protected()
+        return 0
+
+    monkeypatch.setattr("trioresil._services.health._Subscriber.send", note)
+    async with opened() as health, health.subscribe():
+        health.watch("api", check)
+        await health.wait_healthy()
+    assert protected == {"check": False, "monitor": True}
 
 
 async def test_an_instrument_that_raises_stops_nothing(autojump_clock: MockClock) -> None:

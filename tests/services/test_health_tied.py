@@ -236,6 +236,19 @@ async def test_in_a_half_open_circuit_it_takes_no_slot_and_gives_no_verdict(
         assert breaker.state is CLOSED
 
 
+@pytest.mark.parametrize("form", FORMS)
+async def test_in_an_isolated_circuit_it_gives_no_verdict_on_the_state_underneath(
+    autojump_clock: MockClock, form: str
+) -> None:
+    breaker = CircuitBreaker(trip=ConsecutiveFailures(3))
+    service = Service(*[DOWN] * 9)
+    async with opened() as health:
+        health.watch("api", lambda: through(breaker, form, service.check), breaker=breaker, rise=1, fall=2)
+        await health.wait_healthy()
+        assert (breaker.state, breaker.statistics().opened) == (CLOSED, 0)
+        assert breaker.statistics().trip == "2/3 consecutive failures"  # those before it was isolated
+
+
 async def test_a_check_beside_a_probe_does_not_disturb_it(autojump_clock: MockClock) -> None:
     breaker = CircuitBreaker(trip=ConsecutiveFailures(1), open_for=4)
     service = Service()

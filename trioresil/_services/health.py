@@ -547,7 +547,7 @@ class _Watch:
 
     def isolate(self) -> None:
         """Keep calls away, and see to it that they will find new connections."""
-        if self.breaker is not None and self._isolation is None:
+        if self.breaker is not None:
             self._isolation = self.breaker.isolate()
         if self._pool is not None:
             try:
