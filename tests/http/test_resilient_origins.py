@@ -1,0 +1,32 @@
+"""The policies of each origin: found by name, remembered while they may matter, and never two of a kind for one origin."""
+
+from __future__ import annotations
+
+import pytest
+from trio.testing import MockClock
+
+import trioresil
+from tests.http._scripted import BOTH, ORIGIN, Edge, answer
+
+pytestmark = [BOTH, pytest.mark.slow]
+
+
+async def test_origin_in_use_is_never_made_twice_however_many_others_come(
+    autojump_clock: MockClock, edge: Edge
+) -> None:
+    """A body is open, so its origin's only seat is taken, also after more origins than are remembered."""
+    made: list[str] = []
+
+    def factory(origin: str) -> trioresil.Bulkhead:
+        made.append(origin)
+        return trioresil.Bulkhead(1, max_wait=0, name=origin)
+
+    resilient = edge.resilient(edge.scripted(answer(200, b"x")), bulkhead=factory)
+    response = await resilient.handle_async_request(edge.request())
+    for number in range(1100):
+        other = await resilient.handle_async_request(edge.request("GET", f"https://{number}.example"))
+        await other.stream.aclose()
+    with pytest.raises(edge.face.BulkheadFullError):
+        await resilient.handle_async_request(edge.request())
+    await response.stream.aclose()
+    assert made.count(ORIGIN) == 1
