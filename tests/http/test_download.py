@@ -699,6 +699,30 @@ async def test_a_disk_that_is_full_when_the_rest_of_a_broken_body_is_kept_comes_
     assert len(site.asked) == 1
 
 
+async def test_a_system_that_writes_less_than_it_is_given_is_given_the_rest(
+    edge: Edge, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def short(fd: int, data: Any) -> int:
+        in_part = os.readlink(f"/proc/self/fd/{fd}") == f"{target}.part"
+        return write(fd, data[:10_000] if in_part else data)
+
+    site, done = FileSite(CONTENT, [300_000]), []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", short)
+        await fetch(edge, site, target, lambda held, _: done.append(held))
+    assert target.read_bytes() == CONTENT
+    assert site.asked[1]["range"] == "bytes=300000-"
+    assert done[-1] == len(CONTENT)
+
+
+async def test_a_body_that_breaks_before_its_first_byte_leaves_nothing(edge: Edge, target: Path) -> None:
+    with pytest.raises(edge.lib.RemoteProtocolError):
+        await fetch(edge, FileSite(CONTENT, [0]), target, retry=again(edge, 1))
+    assert files(target) == []
+
+
 async def test_a_missing_directory_is_an_error_before_any_request(edge: Edge, tmp_path: Path) -> None:
     site = FileSite(CONTENT)
     with pytest.raises(FileNotFoundError):
