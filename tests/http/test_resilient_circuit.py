@@ -95,6 +95,19 @@ async def test_attempt_that_timed_out_in_the_pools_queue_is_no_verdict(autojump_
     assert await verdict(edge, queue, limits={"total_timeout": 2.0}) == "none"
 
 
+async def test_attempt_that_timed_out_while_connecting_is_a_failure_although_unstarted(
+    autojump_clock: MockClock, edge: Edge
+) -> None:
+    """Nobody answers there, which is what a circuit is for; and nothing was sent, so a POST may be made again."""
+    dial = Queue(seconds=1000, then=answer(), dials=True)
+    assert await verdict(edge, dial, limits={"attempt_timeout": 2.0}) == "failure"
+    assert await verdict(edge, dial, limits={"total_timeout": 2.0}) == "none"
+    transport = edge.scripted(dial, answer(201))
+    async with edge.client(transport, attempt_timeout=2, retry=edge.retry()) as client:
+        assert (await client.post(URL)).status_code == 201
+    assert len(transport.sent) == 1
+
+
 async def test_cancelled_attempt_is_no_verdict(autojump_clock: MockClock, edge: Edge) -> None:
     assert await verdict(edge, hangs()) == "none"
 

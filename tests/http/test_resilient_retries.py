@@ -472,6 +472,21 @@ async def test_quick_waits_for_nothing(autojump_clock: MockClock, edge: Edge) ->
     assert transport.sent_at == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("status", [429, 503])
+async def test_quick_shuts_neither_gate_nor_circuit_for_a_hint(
+    autojump_clock: MockClock, edge: Edge, status: int
+) -> None:
+    """Else the next attempt, which is made at once, would be held up or rejected."""
+    bucket = trioresil.TokenBucket(rate=1, capacity=9)
+    breaker = trioresil.CircuitBreaker(trip=trioresil.ConsecutiveFailures(9))
+    for limits in ({}, {"bucket": lambda _: bucket}):
+        transport = edge.scripted(answer(status, retry_after=30), answer())
+        async with edge.client(transport, retry=edge.retry(), breaker=lambda _: breaker, **limits) as client:
+            with quick():
+                assert (await client.get(URL)).status_code == 200
+        assert transport.sent_at == [0, 0]
+
+
 async def test_quick_bounds_the_attempts(autojump_clock: MockClock, edge: Edge) -> None:
     transport = edge.scripted(answer(503, b"x"))
     async with edge.client(transport, retry=edge.retry()) as client:
