@@ -52,14 +52,14 @@ class Slot:
 class Lease:
     """One request's hold on a connection."""
 
-    __slots__ = ("connection", "left", "opened", "origin", "slot", "task")
+    __slots__ = ("connection", "left", "origin", "slot", "stream", "task")
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self.slot: Slot | None = Slot(origin)
         self.connection: Connection | None = None
         self.left = False
-        self.opened = False  # for HTTP/2: its stream has begun, and the other side has not ended it
+        self.stream: Any = None  # for HTTP/2, once it has begun
         self.task: Any = None
 
 
@@ -405,9 +405,8 @@ class Ledger:
             self.returned_at = trio.current_time()
         connection.leases.discard(lease)
         if connection.multiplexed:
-            connection.retired = connection.retired or (
-                reason is not None and lease.opened and not connection.core.resets_streams
-            )
+            if lease.stream is not None:
+                connection.core.abandon(lease.stream)
             if connection in self.connections:
                 self.multiplexer.part(connection, reason)
             elif not connection.leases:

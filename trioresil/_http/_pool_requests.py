@@ -22,11 +22,12 @@ from .._events import ConnectFailed, ConnectionOpened
 from .._links import mark_unstarted
 from ._dial import Dialler
 from ._engine import Engine
-from ._http2 import Multiplexer, StreamWatch
+from ._http2 import Multiplexer
 from ._ledger import Connection, Lease, Ledger, Origin, Slot
 from ._report import CallReport
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"})
+REFUSED_STREAM: Final = 7
 _NO_TIMEOUTS: Final[dict[str, float | None]] = {}
 _REPORTS: Final = (CallReport(reused=False), CallReport(reused=True))
 
@@ -48,7 +49,7 @@ class Upload:
 class Call:
     """One request on its way: what the steps share."""
 
-    __slots__ = ("extensions", "lease", "ledger", "request", "timeouts", "upload", "watch", "worn")
+    __slots__ = ("extensions", "lease", "ledger", "request", "timeouts", "upload", "worn")
 
     def __init__(self, request: Any, ledger: Ledger, lease: Lease, byte_stream: type) -> None:
         self.request = request
@@ -58,7 +59,6 @@ class Call:
         self.timeouts = self.extensions.get("timeout", _NO_TIMEOUTS)
         self.upload = request.stream if isinstance(request.stream, byte_stream) else Upload(request.stream)
         self.worn = False  # the connection may have been closed by the other side before this request
-        self.watch: StreamWatch | None = None
 
 
 class RequestPath:
@@ -175,7 +175,7 @@ class RequestPath:
         ledger.part(lease, "stale")
         if lease.slot is not None:
             return await self._dial(call)
-        lease.slot, lease.opened = Slot(lease.origin), False  # its place was a stream of what broke
+        lease.slot, lease.stream = Slot(lease.origin), None  # its place was a stream of what broke
         return await self._connection(call, trio.current_time())
 
     async def _dial(self, call: Call) -> Connection:
@@ -208,10 +208,11 @@ class RequestPath:
         generation = self._tls.generation
         stream = await self._dialler.dial(origin, trace)
         multiplexed = self._only_http2 or (self._http2 and stream.alpn == "h2")
-        make = self._engine.http2 if multiplexed else self._engine.http11
         if multiplexed:
-            stream = stream.moved_to(self._engine.shared_stream)
-        core = make(origin=self._dialler.origin_on_wire(origin), stream=stream, keepalive_expiry=None)
+            core = self._engine.http2(self._engine.core, stream)
+        else:
+            where = self._dialler.origin_on_wire(origin)
+            core = self._engine.http11(origin=where, stream=stream, keepalive_expiry=None)
         now = trio.current_time()
         if _instruments.installed:
             _instruments.emit(ConnectionOpened, policy=self._owner, origin=origin.name, seconds=now - started)
@@ -233,49 +234,27 @@ class RequestPath:
         reused = connection.uses > 0
         call.worn = reused or connection.rested
         connection.uses += 1
-        read_timeout = None
+        answer = await self._head(call, connection)
         if connection.multiplexed:
-            read_timeout = call.timeouts.get("read")
-            answer = await self._head_of_stream(call, connection, read_timeout)
-        else:
-            answer = await self._head(call, connection)
+            call.ledger.multiplexer.settle(call.lease)
         told = answer.extensions
         told["trioresil"] = _REPORTS[reused]
-        body = engine.body(answer.stream, call.lease, call.ledger, engine, read_timeout)
+        body = engine.body(answer.stream, call.lease, call.ledger, engine)
         return engine.response(status_code=answer.status, headers=answer.headers, stream=body, extensions=told)
 
     async def _head(self, call: Call, connection: Connection) -> Any:
         stream = connection.stream
         stream.received = stream.wire.sent = False
         request = self._engine_request(call, connection, call.extensions)
+        if connection.multiplexed:
+            answer = connection.core.handle_async_request(request, call.lease)
+        else:
+            answer = connection.core.handle_async_request(request)
         if self._head_timeout == math.inf:
-            return await connection.core.handle_async_request(request)
+            return await answer
         with trio.CancelScope(deadline=trio.current_time() + self._head_timeout):
-            return await connection.core.handle_async_request(request)
-        raise self._late(self._head_timeout)
-
-    async def _head_of_stream(self, call: Call, connection: Connection, read_timeout: float | None) -> Any:
-        multiplexer, lease, task = call.ledger.multiplexer, call.lease, trio.lowlevel.current_task()
-        user = call.extensions.get("trace")
-        call.watch = watch = StreamWatch(
-            multiplexer, connection, lease, user, read_timeout=read_timeout, head_timeout=self._head_timeout
-        )
-        request = self._engine_request(call, connection, {**call.extensions, "trace": watch})
-        connection.stream.watches[task] = watch
-        try:
-            with watch.scope:
-                answer = await connection.core.handle_async_request(request)
-                multiplexer.settle(lease)
-                return answer
-        finally:
-            del connection.stream.watches[task]
-        if watch.refused:
-            raise self._engine.core.ConnectionNotAvailable("the server went away before it began with this request")
-        raise self._late(min(self._head_timeout, math.inf if read_timeout is None else read_timeout))
-
-    def _late(self, seconds: float) -> Exception:
-        error: Exception = self._engine.core.ReadTimeout(f"no response head within {seconds:g} s")
-        return error
+            return await answer
+        raise self._engine.core.ReadTimeout(f"no response head within head_timeout={self._head_timeout:g} s")
 
     def _engine_request(self, call: Call, connection: Connection, extensions: dict[str, Any]) -> Any:
         request, engine = call.request, self._engine
@@ -291,10 +270,10 @@ class RequestPath:
     def _may_send_again(self, call: Call, connection: Connection, exc: Exception) -> bool:
         if not isinstance(exc, self._engine.broken) or (isinstance(call.upload, Upload) and call.upload.begun):
             return False
-        watch = call.watch
-        if watch is not None:
-            if watch.was_not_processed(exc, self._engine.core.ConnectionNotAvailable):
-                call.lease.opened = False  # nothing of it is left on the connection
+        if connection.multiplexed:
+            event = exc.args[0] if exc.args else None
+            refused = getattr(event, "error_code", None) == REFUSED_STREAM
+            if refused or isinstance(exc, self._engine.core.ConnectionNotAvailable):
                 return True
         elif connection.stream.received:
             return False
@@ -306,4 +285,4 @@ def _was_sent(lease: Lease) -> bool:
     connection = lease.connection
     if connection is None:
         return False
-    return lease.opened if connection.multiplexed else bool(connection.stream.wire.sent)
+    return lease.stream is not None if connection.multiplexed else bool(connection.stream.wire.sent)

@@ -11,9 +11,10 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from ._dial import Dialler, Trace
+    from ._dial import Dialler
     from ._engine import Engine
     from ._ledger import Origin
+    from ._trace import Trace
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 

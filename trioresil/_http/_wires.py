@@ -135,10 +135,6 @@ class NetworkStream:
         """Whether there is TLS on it."""
         return isinstance(self._stream, trio.SSLStream)
 
-    def moved_to(self, kind: Any) -> Any:
-        """Return this stream as one of another class."""
-        return kind(self._stream, self.wire)
-
     @property
     def alpn(self) -> str | None:
         """The protocol that was agreed on over TLS."""
