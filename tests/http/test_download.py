@@ -554,6 +554,28 @@ async def test_a_spoilt_part_is_found_out_by_the_digest_and_all_is_asked_for_onc
     assert report.kept_bytes == 0
 
 
+async def test_a_file_put_together_wrongly_in_this_run_is_asked_for_once_more(edge: Edge, target: Path) -> None:
+    site = FileSite(CONTENT[::-1])  # changes without a new tag
+
+    def each_request() -> Iterator[int | None]:
+        yield 300_000
+        site.content = CONTENT
+
+    site.cuts = each_request()
+    await fetch(edge, site, target, digest=SHA256)
+    assert target.read_bytes() == CONTENT
+    assert site.statuses == [200, 206, 200]
+
+
+async def test_a_file_that_came_in_one_answer_is_not_asked_for_again(edge: Edge, target: Path) -> None:
+    site = FileSite(CONTENT)
+    await break_off(edge, site, target, 300_000)
+    site.content, site.etag = CONTENT[::-1], '"v2"'
+    with pytest.raises(edge.lib.DecodingError):
+        await fetch(edge, site, target, digest=SHA256)
+    assert site.statuses == [200]
+
+
 async def test_a_digest_that_stays_wrong_is_an_error_after_one_more_try(edge: Edge, target: Path) -> None:
     site = FileSite(CONTENT[:-1] + b"!")
     await break_off(edge, site, target, 300_000)
@@ -721,6 +743,13 @@ async def test_a_body_that_breaks_before_its_first_byte_leaves_nothing(edge: Edg
     with pytest.raises(edge.lib.RemoteProtocolError):
         await fetch(edge, FileSite(CONTENT, [0]), target, retry=again(edge, 1))
     assert files(target) == []
+
+
+async def test_a_disk_that_takes_nothing_of_the_rest_is_no_failure_of_the_network(edge: Edge, target: Path) -> None:
+    site = FileSite(CONTENT, [100_000, 50_000])
+    with largest_file(100_000), pytest.raises(OSError, match="File too large"):
+        await fetch(edge, site, target)
+    assert len(site.asked) == 2
 
 
 async def test_a_missing_directory_is_an_error_before_any_request(edge: Edge, tmp_path: Path) -> None:
