@@ -182,13 +182,25 @@ async def test_default_retry_makes_three_attempts_with_full_jitter(autojump_cloc
     assert 0.3 < max(second) <= 0.4
 
 
+@pytest.mark.parametrize(("total", "attempt"), [(30.0, 10.0), (45.0, 10.0), (math.inf, 10.0), (6.0, 2.0)])
+async def test_default_attempt_timeout_lets_three_attempts_into_the_total(
+    autojump_clock: MockClock, edge: Edge, total: float, attempt: float
+) -> None:
+    async with edge.face.open_client(transport=edge.scripted(hangs()), total_timeout=total, retry=None) as client:
+        assert client.timeout == edge.library.Timeout(attempt, pool=None)
+        with pytest.raises(edge.face.TimedOutError) as info:
+            await client.get(URL)
+    assert (info.value.policy, info.value.seconds) == ("http-attempt-timeout", attempt)
+    assert trio.current_time() == attempt
+
+
 async def test_default_backoff_is_at_most_five_seconds(autojump_clock: MockClock, edge: Edge) -> None:
     default = inspect.signature(edge.face.open_client).parameters["retry"].default
     assert default is not inspect.Parameter.empty  # it can be left out
     for name in ("total_timeout", "attempt_timeout", "retry", "breaker", "bulkhead", "bucket", "http2"):
         assert name in inspect.signature(edge.face.open_client).parameters, name
     assert inspect.signature(edge.face.open_client).parameters["total_timeout"].default == 30.0
-    assert inspect.signature(edge.face.open_client).parameters["attempt_timeout"].default == 10.0
+    assert inspect.signature(edge.face.open_client).parameters["attempt_timeout"].default is None
     assert inspect.signature(edge.face.open_client).parameters["http2"].default is False
 
 
@@ -350,6 +362,22 @@ async def test_mounts_are_made_resilient_or_left_but_never_lost(autojump_clock: 
     async with edge.face.open_client(transport=edge.scripted(), mounts={"https://other.example": mounted}) as client:
         assert (await client.get("https://other.example/x")).content == b"mounted"
     assert len(mounted.sent) == 1
+
+
+async def test_closed_admission_holds_for_mounts_and_proxies_too(autojump_clock: MockClock, edge: Edge) -> None:
+    """With a proxy all requests go by a mount, so that closing the rest alone would close nothing."""
+    mounted = edge.scripted(answer(200, (b"x",) * 3, chunk_takes=1))
+    opening = edge.face.open_client(transport=edge.scripted(), mounts={"https://other.example": mounted})
+    async with opening as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, "https://other.example")
+            await trio.sleep(0.5)
+            opening.transport.close_admission()
+            for url in (URL, "https://other.example"):
+                with pytest.raises(edge.face.PoolClosedError):
+                    await client.get(url)
+            await opening.transport.wait_drained()
+            assert trio.current_time() == 3
 
 
 def test_randomness_can_be_seeded(edge: Edge) -> None:
