@@ -256,6 +256,8 @@ class OpenClient:
         return f"<trioresil.{self._library.name}.open_client {self._transport!r}>"
 
 
+OpenClient.__init__.__qualname__ = "open_client"  # what Python's message about a wrong argument names
+
 _POOL_DEFAULTS: Final[dict[str, Any]] = {
     "http1": True,
     "http2": False,

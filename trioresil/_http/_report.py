@@ -1,8 +1,13 @@
-"""What a response tells of the way it came."""
+"""What a response tells of the way it came, and what a request asks of its connection."""
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
+
+FRESH: Final = "trioresil.fresh"
+"""Extension of a request that is to go over a connection opened for it. A PoolTransport knows it; others pass it over."""
 
 
 @attrs.frozen(kw_only=True)

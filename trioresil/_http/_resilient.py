@@ -35,7 +35,7 @@ from ._course import Course
 from ._judgement import TRANSIENT
 from ._options import EXTENSION, Settings, attempt_seconds, settings_of
 from ._origin_policies import Origin, Origins, OriginStatistics, PerOrigin, default_breaker
-from ._report import CallReport
+from ._report import FRESH, CallReport
 
 FOREIGN: Final = CallReport()
 
@@ -255,6 +255,7 @@ class ResilientTransport(Attempts):
         error: Exception | None,
         response: Any,
     ) -> Any:
+        extensions = request.extensions
         try:
             while True:
                 try:
@@ -269,6 +270,8 @@ class ResilientTransport(Attempts):
                 await self._put_away(course, request, response, deadline)
                 await self._wait(course, wake_at, settings, deadline)
                 self._traffic.retries += 1
+                if self._judge.fell_silent(error):  # where one connection has died unnoticed, others may have
+                    request.extensions = {**extensions, FRESH: True}
                 error = None
                 try:
                     response = await self._attempted(request, origin, settings, deadline, course)
@@ -285,6 +288,7 @@ class ResilientTransport(Attempts):
                     assert error is not None
                     raise_again(error)
         finally:
+            request.extensions = extensions
             course.forget()
             del error
 
