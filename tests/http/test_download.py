@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import os
 import random
 import resource
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -459,6 +461,25 @@ async def test_a_response_that_a_hook_has_read_is_saved_too(edge: Edge, target: 
     async with edge.lib.AsyncClient(transport=site.transport(edge.lib), event_hooks={"response": [read]}) as client:
         await edge.face.download(client, URL, target, digest=SHA256)
     assert target.read_bytes() == CONTENT
+
+
+async def test_an_error_that_comes_out_is_freed_when_it_is_let_go(edge: Edge, target: Path) -> None:
+    class Mine(Exception):
+        pass
+
+    def progress(_done: int, _total: int | None) -> None:
+        raise Mine
+
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            await fetch(edge, FileSite(CONTENT), target, progress)
+        except Mine as error:
+            mine = weakref.ref(error)
+        assert mine() is None
+    finally:
+        gc.enable()
 
 
 async def test_headers_and_extensions_go_with_each_request(edge: Edge, target: Path) -> None:
