@@ -337,6 +337,13 @@ async def test_users_delay_hint_of_none_leaves_the_backoff(autojump_clock: MockC
     assert transport.sent_at == [0, 0, 2, 6]
 
 
+async def test_retry_after_counts_where_the_users_delay_hint_has_none(autojump_clock: MockClock, edge: Edge) -> None:
+    transport = edge.scripted(answer(503, retry_after=7), answer())
+    async with edge.client(transport, retry=edge.retry(delay_hint=lambda outcome: None)) as client:
+        await client.get(URL)
+    assert transport.sent_at == [0, 7]
+
+
 # -- when -----------------------------------------------------------------------------------------------------------------
 
 
