@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from ._ledger import Lease, Ledger
+    from ._leases import Lease
+    from ._ledger import Ledger
 
 
 class Body:

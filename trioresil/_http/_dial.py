@@ -18,7 +18,7 @@ from ._wires import Wire
 
 if TYPE_CHECKING:
     from ._engine import Engine
-    from ._ledger import Origin
+    from ._leases import Origin
 
 
 class Dialler:

@@ -1,7 +1,7 @@
 """HTTP/2 frames, as far as they must be seen before h2 sees them.
 
-A GOAWAY is taken out of what h2 reads: it would end every stream at once, those too that the peer said it would still answer. So is
-a frame longer than we allow, for whose end h2 would wait before it refuses it.
+A GOAWAY is taken out of what h2 reads: it would end every stream at once, those too that the peer said it would still answer. A
+frame longer than we allow is refused: h2 would first wait for its end.
 """
 
 from __future__ import annotations

@@ -123,7 +123,6 @@ class HTTP2Connection:
         self._last_stream: int | None = None  # of a GOAWAY
         self._limit = MOST_STREAMS
         self._frames = Frames()
-        stream.wire.whole_writes = True
 
     def is_available(self) -> bool:
         """Tell whether it takes new streams."""
@@ -386,7 +385,15 @@ class HTTP2Connection:
         async with self._writing:
             data = self._h2.data_to_send()
             if data:
-                await self._network.write(data, seconds)
+                try:
+                    await self._network.write_whole(data, seconds)
+                except self._core.WriteError:
+                    raise  # what the peer sent before is still to be read
+                except BaseException as exc:
+                    self._network.close_now()  # a part of it may be sent
+                    if isinstance(exc, Exception):
+                        self._fail(exc)
+                    raise
 
 
 def _has_body(request: Any) -> bool:

@@ -20,7 +20,8 @@ from functools import partial
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
-from ._ledger import Connection, Lease, Ledger, Origin, Reason
+from ._leases import Connection, Lease, Origin, Reason
+from ._ledger import Ledger
 
 
 class OriginStreams:

@@ -23,11 +23,14 @@ from .._links import mark_unstarted
 from ._dial import Dialler
 from ._engine import Engine
 from ._http2 import Multiplexer
-from ._ledger import Connection, Lease, Ledger, Origin, Slot
+from ._leases import Connection, Lease, Origin, Slot
+from ._ledger import Ledger
 from ._report import CallReport
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"})
 REFUSED_STREAM: Final = 7
+MAX_REFUSALS: Final = 10
+"""Times that a request is sent again because the server said that it did nothing for it."""
 _NO_TIMEOUTS: Final[dict[str, float | None]] = {}
 _REPORTS: Final = (CallReport(reused=False), CallReport(reused=True))
 
@@ -49,7 +52,7 @@ class Upload:
 class Call:
     """One request on its way: what the steps share."""
 
-    __slots__ = ("extensions", "lease", "ledger", "request", "timeouts", "upload", "worn")
+    __slots__ = ("attempts", "extensions", "lease", "ledger", "request", "timeouts", "upload", "worn")
 
     def __init__(self, request: Any, ledger: Ledger, lease: Lease, byte_stream: type) -> None:
         self.request = request
@@ -58,6 +61,7 @@ class Call:
         self.extensions = request.extensions
         self.timeouts = self.extensions.get("timeout", _NO_TIMEOUTS)
         self.upload = request.stream if isinstance(request.stream, byte_stream) else Upload(request.stream)
+        self.attempts = 0
         self.worn = False  # the connection may have been closed by the other side before this request
 
 
@@ -102,13 +106,13 @@ class RequestPath:
         call = Call(request, ledger, lease, self._byte_stream)
         try:
             connection = await self._connection(call, now)
-            try:
-                return await self._exchange(call, connection)
-            except Exception as exc:
-                if not self._may_send_again(call, connection, exc):
-                    raise
-            connection = await self._another_connection(call)
-            return await self._exchange(call, connection)
+            while True:
+                try:
+                    return await self._exchange(call, connection)
+                except Exception as exc:
+                    if not self._may_send_again(call, connection, exc):
+                        raise
+                connection = await self._another_connection(call)
         except Exception as exc:
             ledger.leave(lease, "discarded")
             error = self._engine.translated(exc)
@@ -268,16 +272,19 @@ class RequestPath:
         )
 
     def _may_send_again(self, call: Call, connection: Connection, exc: Exception) -> bool:
+        call.attempts += 1
         if not isinstance(exc, self._engine.broken) or (isinstance(call.upload, Upload) and call.upload.begun):
             return False
         if connection.multiplexed:
             event = exc.args[0] if exc.args else None
             refused = getattr(event, "error_code", None) == REFUSED_STREAM
             if refused or isinstance(exc, self._engine.core.ConnectionNotAvailable):
-                return True
+                return call.attempts <= MAX_REFUSALS
         elif connection.stream.received:
             return False
-        return call.worn and (call.request.method in IDEMPOTENT or not _was_sent(call.lease))
+        if call.attempts > 1 or not call.worn:
+            return False
+        return call.request.method in IDEMPOTENT or not _was_sent(call.lease)
 
 
 def _was_sent(lease: Lease) -> bool:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from ._ledger import Ledger, Origin
+    from ._leases import Origin
+    from ._ledger import Ledger
 
 
 @attrs.frozen(kw_only=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 if TYPE_CHECKING:
     from ._dial import Dialler
     from ._engine import Engine
-    from ._ledger import Origin
+    from ._leases import Origin
     from ._trace import Trace
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
