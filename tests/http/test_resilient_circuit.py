@@ -475,6 +475,18 @@ async def test_default_breaker_opens_when_half_of_twenty_calls_fail(autojump_clo
     assert len(transport.sent) == 21
 
 
+@pytest.mark.parametrize(("failures", "state"), [(9, "closed"), (10, "open")])
+async def test_default_breaker_opens_at_one_half_exactly(
+    autojump_clock: MockClock, edge: Edge, failures: int, state: str
+) -> None:
+    transport = edge.scripted(*[answer(200)] * (20 - failures), *[answer(500)] * failures)
+    resilient = edge.face.ResilientTransport(transport, retry=None)
+    async with edge.library.AsyncClient(transport=resilient) as client:
+        for _ in range(20):
+            await client.get(URL)
+    assert resilient.statistics().origins[0].breaker.state.value == state
+
+
 async def test_default_breaker_stays_closed_while_more_than_half_is_well(autojump_clock: MockClock, edge: Edge) -> None:
     chance = random.Random(3)
     steps = [500] * 49 + [404] * 51

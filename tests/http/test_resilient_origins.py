@@ -30,3 +30,27 @@ async def test_origin_in_use_is_never_made_twice_however_many_others_come(
         await resilient.handle_async_request(edge.request())
     await response.stream.aclose()
     assert made.count(ORIGIN) == 1
+
+
+async def test_origins_last_used_are_the_ones_remembered(autojump_clock: MockClock, edge: Edge) -> None:
+    made: list[str] = []
+
+    def factory(origin: str) -> trioresil.CircuitBreaker:
+        made.append(origin)
+        return trioresil.CircuitBreaker(name=origin)
+
+    resilient = edge.resilient(edge.scripted(), breaker=factory)
+
+    async def send(url: str) -> None:
+        await (await resilient.handle_async_request(edge.request("GET", url))).aclose()
+
+    await send(ORIGIN)
+    for number in range(1500):
+        await send(f"https://{number}.example")
+        if number % 500 == 0:
+            await send(ORIGIN)
+    await send(ORIGIN)
+    await send("https://0.example")
+    assert made.count(ORIGIN) == 1
+    assert made.count("https://0.example") == 2
+    assert len(resilient.statistics().origins) <= 1024
