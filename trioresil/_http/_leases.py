@@ -13,12 +13,11 @@ Reason: TypeAlias = Literal["idle", "expired", "discarded", "evicted", "stale", 
 class Slot:
     """A place for one connection in use."""
 
-    __slots__ = ("held", "origin", "used")
+    __slots__ = ("held", "origin")
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self.held = 0  # 1: the origin's; 2: the global one as well
-        self.used = False  # its holder has a connection, or dials
 
 
 class Lease:

@@ -21,6 +21,7 @@ import gc
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from typing import Any, Final
 
 import trio
@@ -65,7 +66,6 @@ class Ledger:
         self.connections: set[Connection] = set()
         self.dialling = 0
         self.inside = 0  # leases
-        self.attached = 0  # slots with a connection, or a dial
         self.granted = self.granted_at_return = self.lost = 0
         self.returned_at = -math.inf
         self.closing = False
@@ -123,9 +123,6 @@ class Ledger:
     def free_slot(self, slot: Slot) -> None:
         """Give back what a slot holds."""
         held, slot.held = slot.held, 0
-        if slot.used:
-            slot.used = False
-            self.attached -= 1
         if held == 2:
             self.limiter.release_on_behalf_of(slot)
         if held and slot.origin.limiter is not None:
@@ -167,11 +164,7 @@ class Ledger:
     @enable_ki_protection
     def take_idle(self, lease: Lease, now: float) -> Connection | None:
         """Attach the newest idle connection of the origin that is fit for use; else return None: dial."""
-        origin, slot = lease.origin, lease.slot
-        assert slot is not None
-        if not slot.used:
-            slot.used = True
-            self.attached += 1
+        origin = lease.origin
         self.trim(now)
         while origin.idle:
             connection, _ = origin.idle.popitem()
@@ -255,7 +248,7 @@ class Ledger:
         """End the lease of a response that was thrown away. Safe from the garbage collector, which may come at any moment."""
         self.lost += 1
         try:
-            self.token.run_sync_soon(self.leave, lease, "reclaimed")
+            self.token.run_sync_soon(copy_context().run, self.leave, lease, "reclaimed")
         except trio.RunFinishedError:
             if lease.connection is not None:
                 lease.connection.stream.close_now()
@@ -299,8 +292,7 @@ class Ledger:
         connection.origin.idle[connection] = None
         self.idle[connection] = None
         self.trim(now)
-        # Whoever was let in and has not looked yet is about to take one.
-        if len(self.idle) > self.max_idle + self.limiter.borrowed_tokens - self.attached:
+        while len(self.idle) > self.max_idle + connection.origin.waiting:  # who waits is about to take one
             self.close_idle(next(iter(self.idle)), "idle")
         if min(now + self.idle_timeout, connection.expires_at) < self.wake_at:
             self.wake()

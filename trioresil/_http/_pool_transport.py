@@ -34,7 +34,7 @@ _DEFAULT_PORTS: Final = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 
 
 class PoolTransport:
-    """Keep the connections of a client: a pool that stays fast with thousands of tasks, and loses nothing when they are cancelled.
+    """Keep a client's connections: a pool that stays fast with thousands of tasks, and loses nothing when they are cancelled.
 
     It takes the place of the client library's own AsyncHTTPTransport, with the same parameters and the same errors, and has no
     policy: no retry, no circuit. Put a ResilientTransport around it for these, or use open_client, which has both. Taking and
@@ -68,7 +68,8 @@ class PoolTransport:
       min_idle (int >= 0): how many connections to keep ready for each origin that was called. Needs the maintenance task,
         `await nursery.start(transport.serve)`. Default: 0.
       head_timeout (float, seconds, > 0): from the moment that a request has its connection until the last byte of the response's
-        head, the upload included; then a ReadTimeout. A head that drips byte by byte never meets the read timeout. Default: math.inf.
+        head, the upload included; then a ReadTimeout. A head that drips byte by byte never meets the read timeout.
+        Default: math.inf.
       name (str): what errors and events call it.
       rng (random.Random or None): spreads lifetimes. Default: seeded by the system.
 
