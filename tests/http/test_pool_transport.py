@@ -39,13 +39,7 @@ def at_rest(transport: PoolTransport) -> bool:
     ledger = transport._ledger
     assert ledger is not None
     seen = transport.statistics()
-    return (
-        ledger.inside,
-        ledger.limiter.borrowed_tokens,
-        ledger.dialling,
-        seen.in_use,
-        seen.waiting,
-    ) == ((0,) * 6)
+    return not any((ledger.inside, ledger.limiter.borrowed_tokens, ledger.dialling, seen.in_use, seen.waiting))
 
 
 class Slow:
