@@ -161,7 +161,7 @@ async def test_a_cancelled_request_tells_whether_it_was_sent(
         with trio.move_on_after(10):
             await get()
         tasks.cancel_scope.cancel()
-    assert started == [None if where == "exchange" else False]
+    assert started == [where == "exchange"]
 
 
 # idle connections
@@ -431,12 +431,12 @@ async def test_a_dial_that_fails_is_told_and_counted(autojump_clock: MockClock, 
 async def test_closing_ends_every_request_and_every_wait_at_once(autojump_clock: MockClock, nursery: Nursery) -> None:
     server = Server(nursery, Slow(100))
     transport = server.serve(PoolTransport(limits=limits(1)))
-    errors: list[Exception] = []
+    errors: list[PoolClosedError] = []
 
     async def get(url: str) -> None:
         try:
             await http.get(url)
-        except httpx.TransportError as exc:
+        except PoolClosedError as exc:
             errors.append(exc)
 
     http = client(transport)
@@ -449,7 +449,8 @@ async def test_closing_ends_every_request_and_every_wait_at_once(autojump_clock:
         assert ledger is not None
         await http.aclose()
     assert trio.current_time() == 0
-    assert sorted(type(error).__name__ for error in errors) == ["PoolClosedError", "ReadError"]
+    assert sorted(type(error).__name__ for error in errors) == ["PoolClosedError", "PoolClosedError"]
+    assert sorted(error.started for error in errors) == [False, True]
     assert (ledger.inside, ledger.limiter.borrowed_tokens, server.open) == (0, 0, 0)
     with pytest.raises(PoolClosedError):
         await transport.handle_async_request(httpx.Request("GET", URL))

@@ -151,7 +151,7 @@ class OpenClient:
         else:
             of_pool["trust_env"] = trust_env
             transport = self._make_pool(of_pool, f"{name}-pool")
-            proxies = self._proxies(proxy, trust_env)
+            proxies = self._proxies(proxy, trust_env and uds is None)  # a Unix socket is never beyond a proxy
         self._transport = resilient = self._resilient_class(
             transport,
             retry=retry,
@@ -249,8 +249,12 @@ class OpenClient:
 
     async def _close(self) -> None:
         """Close the client and all of its transports; ours wait for nothing, and others not for long."""
-        with CancelScope(deadline=current_time() + MAX_CLOSE_SECONDS, shield=True):
-            await self._client.__aexit__(None, None, None)
+        try:
+            with CancelScope(deadline=current_time() + MAX_CLOSE_SECONDS, shield=True):
+                await self._client.__aexit__(None, None, None)
+        finally:
+            for pool in self._pools:  # a mounted transport may have hung, or raised, before their turn
+                await pool.aclose()
 
     def __repr__(self) -> str:
         return f"<trioresil.{self._library.name}.open_client {self._transport!r}>"

@@ -123,6 +123,7 @@ class HTTP2Connection:
         self._last_stream: int | None = None  # of a GOAWAY
         self._limit = MOST_STREAMS
         self._frames = Frames()
+        self.heard_at = trio.current_time()
 
     def is_available(self) -> bool:
         """Tell whether it takes new streams."""
@@ -320,6 +321,7 @@ class HTTP2Connection:
             data = await self._network.read(2**16)
             if not data:
                 raise self._core.RemoteProtocolError("Server disconnected")
+            self.heard_at = trio.current_time()
             kept, goaways = self._frames.sift(data)
             for event in self._h2.receive_data(kept) if kept else ():
                 self._take(event)

@@ -49,6 +49,14 @@ class Multiplexer:
             origin.streams = OriginStreams()
         return origin.streams.multiplexed is not False
 
+    @enable_ki_protection
+    def distrust(self, origin: Origin, heard_after: float) -> None:
+        """Give nothing new to connections that have been silent since: they may be dead."""
+        for connection in tuple(origin.streams.live):
+            if connection.was_silent_since(heard_after):
+                connection.retired = True
+                self.sort(connection)
+
     # -- getting a stream ------------------------------------------------------------------------------------------------
 
     @enable_ki_protection

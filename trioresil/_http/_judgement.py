@@ -53,7 +53,7 @@ class Judge:
         self._hopeless: Any = (client.LocalProtocolError, client.UnsupportedProtocol)
         self._never_made: Any = (client.ConnectError, client.ConnectTimeout, client.PoolTimeout, client.ProxyError)
         self._silences: Any = (client.ReadTimeout, client.WriteTimeout, library.timed_out_error)
-        self._no_verdict: Any = (client.PoolTimeout, *self._hopeless)
+        self._no_verdict: Any = (client.PoolTimeout, library.pool_closed_error, *self._hopeless)
 
     def may_be_sent_again(self, outcome: object, request: Any = None) -> bool:
         """Tell whether a request, by default the one that the outcome knows of, may be made once more."""

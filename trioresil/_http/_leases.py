@@ -41,6 +41,7 @@ class Connection:
         "core",
         "expires_at",
         "generation",
+        "heard_at",
         "idle_at",
         "leases",
         "limit",
@@ -66,7 +67,7 @@ class Connection:
         self.generation = generation
         self.opened_at = opened_at
         self.expires_at = math.inf
-        self.idle_at = opened_at
+        self.idle_at = self.heard_at = opened_at
         self.uses = 0
         self.rested = False  # it was idle once, so the other side may have closed it
         self.leases: set[Lease] = set()
@@ -76,6 +77,10 @@ class Connection:
         self.looking = False  # somebody looks what came while it was idle; nobody else may use it
         self.retired = False
         self.slot: Slot | None = None
+
+    def was_silent_since(self, instant: float) -> bool:
+        """Tell whether nothing was heard on it since; over HTTP/1.1 the end of an exchange is what was heard last."""
+        return bool((self.core.heard_at if self.multiplexed else self.heard_at) <= instant)
 
     def is_stale(self) -> bool:
         """Tell whether the other side has closed it, or said something unasked.

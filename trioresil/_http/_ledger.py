@@ -162,12 +162,19 @@ class Ledger:
     # -- connections -----------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    def take_idle(self, lease: Lease, now: float) -> Connection | None:
-        """Attach the newest idle connection of the origin that is fit for use; else return None: dial."""
+    def take_idle(self, lease: Lease, now: float, heard_after: float) -> Connection | None:
+        """Attach the newest idle connection of the origin that is fit for use, and was used since; else return None: dial."""
         origin = lease.origin
         self.trim(now)
         while origin.idle:
             connection, _ = origin.idle.popitem()
+            if connection.was_silent_since(heard_after):
+                if not connection.multiplexed:  # not tried itself: it may be well
+                    origin.idle[connection] = None
+                    return None
+                del self.idle[connection]
+                self.close(connection, "stale")
+                continue
             del self.idle[connection]
             reason = self.unfit(connection, now)
             if reason is not None:
@@ -287,7 +294,7 @@ class Ledger:
         if connection.generation != self.generation() and connection.origin.encrypted:
             self.close(connection, "retired")
             return
-        connection.idle_at = now
+        connection.idle_at = connection.heard_at = now
         connection.rested = True
         connection.origin.idle[connection] = None
         self.idle[connection] = None

@@ -19,13 +19,13 @@ import trio
 
 from .. import _instruments
 from .._events import ConnectFailed, ConnectionOpened
-from .._links import mark_unstarted
+from .._links import mark_started, mark_unstarted
 from ._dial import Dialler
 from ._engine import Engine
 from ._http2 import Multiplexer
 from ._leases import Connection, Lease, Origin, Slot
 from ._ledger import Ledger
-from ._report import CallReport
+from ._report import HEARD_AFTER, CallReport
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"})
 REFUSED_STREAM: Final = 7
@@ -52,7 +52,18 @@ class Upload:
 class Call:
     """One request on its way: what the steps share."""
 
-    __slots__ = ("attempts", "extensions", "lease", "ledger", "request", "timeouts", "upload", "worn")
+    __slots__ = (
+        "attempts",
+        "extensions",
+        "heard_after",
+        "lease",
+        "ledger",
+        "request",
+        "sending",
+        "timeouts",
+        "upload",
+        "worn",
+    )
 
     def __init__(self, request: Any, ledger: Ledger, lease: Lease, byte_stream: type) -> None:
         self.request = request
@@ -62,6 +73,8 @@ class Call:
         self.timeouts = self.extensions.get("timeout", _NO_TIMEOUTS)
         self.upload = request.stream if isinstance(request.stream, byte_stream) else Upload(request.stream)
         self.attempts = 0
+        self.heard_after = self.extensions.get(HEARD_AFTER, -math.inf)  # no connection that was silent since then
+        self.sending = False
         self.worn = False  # the connection may have been closed by the other side before this request
 
 
@@ -115,15 +128,23 @@ class RequestPath:
                 connection = await self._another_connection(call)
         except Exception as exc:
             ledger.leave(lease, "discarded")
-            error = self._engine.translated(exc)
+            error = self._closed(call) if ledger.closing else self._engine.translated(exc)
             if error is None:
                 raise
             raise error from exc
         except BaseException as exc:
-            if not _was_sent(lease):
+            if call.sending and _was_sent(lease):
+                mark_started(exc)
+            else:
                 mark_unstarted(exc)
             ledger.leave(lease, "discarded")
             raise
+
+    def _closed(self, call: Call) -> Any:
+        """Return the error of a request that the pool was closed under."""
+        error = self._engine.library.pool_closed_error(self._owner.name)
+        error.started = call.sending
+        return error
 
     # -- a connection ----------------------------------------------------------------------------------------------------
 
@@ -135,12 +156,13 @@ class RequestPath:
             if not ledger.take_slot(lease.slot):
                 await self._queue(call, None)
                 now = trio.current_time()
-            return ledger.take_idle(lease, now) or await self._dial(call)
+            return ledger.take_idle(lease, now, call.heard_after) or await self._dial(call)
+        multiplexer.distrust(lease.origin, call.heard_after)
         if not multiplexer.enter(lease) or (lease.slot is not None and lease.slot.held < 2):
             await self._queue(call, multiplexer)
         connection = lease.connection
         while connection is None:
-            connection = ledger.take_idle(lease, trio.current_time()) or await self._dial(call)
+            connection = ledger.take_idle(lease, trio.current_time(), call.heard_after) or await self._dial(call)
             if connection.looking and not await multiplexer.look(lease, connection):
                 connection = None  # the peer had closed it, or goes away
         multiplexer.dialled(lease, connection)
@@ -236,6 +258,7 @@ class RequestPath:
         """Send the request on a connection, and return the response once its head is there."""
         engine = self._engine
         reused = connection.uses > 0
+        call.sending = True
         call.worn = reused or connection.rested
         connection.uses += 1
         answer = await self._head(call, connection)

@@ -146,6 +146,10 @@ class PoolTransport:
     def _set_limits(self, limits: Any, per_origin: float | None) -> None:
         client = self._library.client
         given = client.Limits(max_connections=100, max_keepalive_connections=20) if limits is None else limits
+        if not isinstance(given, client.Limits):
+            raise TypeError(
+                f"limits must be an {self._library.name}.Limits, not {given!r}: Limits(max_connections=100, ...)"
+            )
         self._max_connections = math.inf if given.max_connections is None else given.max_connections
         keepalive = given.max_keepalive_connections
         self._max_idle = math.inf if keepalive is None else keepalive
@@ -318,7 +322,7 @@ class PoolTransport:
         closed = ", closed" if self._closed else ""
         of = "" if seen.max_connections == math.inf else f" of {seen.max_connections:g}"
         return (
-            f"<trioresil.PoolTransport {self._name!r} {seen.in_use + seen.dialling}{of} in use, "
+            f"<trioresil.PoolTransport {self._name!r} {seen.in_use + seen.connecting}{of} in use, "
             f"{seen.idle} idle, {seen.waiting} waiting{closed}>"
         )
 

@@ -6,8 +6,8 @@ from typing import Final
 
 import attrs
 
-FRESH: Final = "trioresil.fresh"
-"""Extension of a request that is to go over a connection opened for it. A PoolTransport knows it; others pass it over."""
+HEARD_AFTER: Final = "trioresil.heard_after"
+"""Extension of a request that is to go over a connection was heard of since that instant. A PoolTransport knows it."""
 
 
 @attrs.frozen(kw_only=True)

@@ -35,7 +35,7 @@ from ._course import Course
 from ._judgement import TRANSIENT
 from ._options import EXTENSION, Settings, attempt_seconds, settings_of
 from ._origin_policies import Origin, Origins, OriginStatistics, PerOrigin, default_breaker
-from ._report import FRESH, CallReport
+from ._report import HEARD_AFTER, CallReport
 
 FOREIGN: Final = CallReport()
 
@@ -222,7 +222,8 @@ class ResilientTransport(Attempts):
         retry = settings.retry
         if retry is not None and retry.budget is not None:
             retry.budget.deposit()
-        deadline = current_time() + settings.total_timeout
+        now = current_time()
+        deadline = now + settings.total_timeout
         error = None
         try:
             response = await self._attempted(request, origin, settings, deadline, None)
@@ -239,7 +240,7 @@ class ResilientTransport(Attempts):
             if retry is None or self._is_total(error, deadline):
                 assert error is not None
                 raise_again(error)
-            course = Course(self._judge, retry, request, deadline)
+            course = Course(self._judge, retry, request, deadline, began_at=now)
             return await self._rerun(request, origin, settings, deadline, course, body, error, response)
         finally:
             del error  # its traceback holds this frame
@@ -271,8 +272,8 @@ class ResilientTransport(Attempts):
                 await self._wait(course, wake_at, settings, deadline)
                 self._traffic.retries += 1
                 if self._judge.fell_silent(error):  # where one connection has died unnoticed, others may have
-                    request.extensions = {**extensions, FRESH: True}
-                error = None
+                    request.extensions = {**extensions, HEARD_AFTER: course.began_at}
+                error, course.began_at = None, current_time()
                 try:
                     response = await self._attempted(request, origin, settings, deadline, course)
                 except Exception as exc:
