@@ -380,6 +380,31 @@ async def test_closed_admission_holds_for_mounts_and_proxies_too(autojump_clock:
             assert trio.current_time() == 3
 
 
+async def test_proxies_pool_is_closed_though_a_mount_hangs_on_closing(autojump_clock: MockClock, edge: Edge) -> None:
+    """The client closes mounts in the order of their patterns: one that hangs must not keep those behind it open."""
+
+    class Hangs(edge.library.AsyncBaseTransport):  # type: ignore[name-defined,misc]
+        async def aclose(self) -> None:
+            await trio.sleep_forever()
+
+    opening = edge.face.open_client(
+        proxy="http://127.0.0.1:9", mounts={"http://sooner.example:99": Hangs()}, trust_env=False
+    )
+    began = trio.current_time()
+    async with opening:
+        pass
+    assert trio.current_time() - began == 1
+    assert [pool.statistics().closed for pool in opening._pools] == [True, True]
+
+
+def test_unix_socket_is_never_beyond_a_proxy_of_the_environment(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    opening = edge.face.open_client(uds="/run/some.sock")
+    assert len(opening._pools) == 1
+    with pytest.raises(ValueError, match="uds and proxy"):
+        edge.face.open_client(uds="/run/some.sock", proxy="http://127.0.0.1:9")
+
+
 def test_randomness_can_be_seeded(edge: Edge) -> None:
     """Nothing of its own: the rng is the Retry's and the breaker's."""
     retry = edge.retry(rng=random.Random(1))
