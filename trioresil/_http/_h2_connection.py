@@ -312,7 +312,7 @@ class HTTP2Connection:
     async def look(self) -> bool:
         """Take in what has come while nobody read, without waiting for more; tell whether it takes new streams."""
         with trio.move_on_after(PATIENCE):
-            while self._failure is None and self._network.wire.is_readable():
+            while self._failure is None and self._network.is_readable():
                 await self._read()
         return self.is_available()
 
@@ -413,12 +413,17 @@ def _headers(request: Any, core: Any) -> list[tuple[bytes, bytes]]:
 
 
 def _parse_head(headers: Any) -> tuple[int, list[tuple[bytes, bytes]]]:
-    status, rest = 200, []
+    """Return the status and the headers; a ValueError for what no answer may have (RFC 9113, section 8.2.1)."""
+    status, rest = None, []
     for name, value in headers:
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            raise ValueError(f"a line break in the header {name!r}")
         if name == b":status":
-            status = int(value.decode("ascii", errors="ignore"))
+            status = int(value)
         elif not name.startswith(b":"):
             rest.append((name, value))
+    if status is None:
+        raise ValueError("an answer without :status")
     return status, rest
 
 

@@ -82,6 +82,11 @@ class Connection:
         """Tell whether nothing was heard on it since; over HTTP/1.1 the end of an exchange is what was heard last."""
         return bool((self.core.heard_at if self.multiplexed else self.heard_at) <= instant)
 
+    def has_surplus(self) -> bool:
+        """Tell whether bytes came after an HTTP/1.1 response: they would be taken for the next one."""
+        state = getattr(self.core, "_h11_state", None)  # the engine tells of them only where a connection is handed over
+        return (state is not None and state.trailing_data[0] != b"") or bool(self.stream.has_surplus())
+
     def is_stale(self) -> bool:
         """Tell whether the other side has closed it, or said something unasked.
 
@@ -94,12 +99,6 @@ class Connection:
         if self.multiplexed or (self.uses == 0 and self.stream.encrypted):
             return bool(wire.is_ended())
         return True
-
-
-def has_surplus(core: Any) -> bool:
-    """Tell whether bytes came after an HTTP/1.1 response: they would be taken for the next one."""
-    state = getattr(core, "_h11_state", None)  # the engine tells of them only where a connection is handed over
-    return state is not None and state.trailing_data[0] != b""
 
 
 class Origin:

@@ -29,7 +29,7 @@ from trio.lowlevel import current_trio_token, enable_ki_protection
 
 from .. import _instruments
 from .._events import ConnectionClosed
-from ._leases import Connection, Lease, Origin, Reason, Slot, has_surplus
+from ._leases import Connection, Lease, Origin, Reason, Slot
 
 MAX_ORIGINS: Final = 1000
 """Origins that are remembered; beyond, those with nothing going on are forgotten, oldest first."""
@@ -180,7 +180,7 @@ class Ledger:
             if reason is not None:
                 self.close(connection, reason)
                 continue
-            connection.looking = connection.multiplexed and connection.stream.wire.is_readable()
+            connection.looking = connection.multiplexed and connection.stream.is_readable()
             self.attach(lease, connection)
             if len(origin.idle) < self.min_idle:
                 self.note_short(origin)
@@ -282,7 +282,7 @@ class Ledger:
         connection.origin.in_use -= 1
         if connection not in self.connections:
             return  # closed under its user
-        if reason is None and (not connection.core.is_idle() or has_surplus(connection.core)):
+        if reason is None and (not connection.core.is_idle() or connection.has_surplus()):
             reason = "retired"
         self.rest(connection, trio.current_time()) if reason is None else self.close(connection, reason)
 

@@ -183,6 +183,19 @@ class NetworkStream:
             finally:
                 self.wire.shield = None
 
+    def has_surplus(self) -> bool:
+        """Tell whether bytes came that no read has returned yet: TLS holds them back, and no socket shows them any more."""
+        stream: Any = self._stream
+        while isinstance(stream, trio.SSLStream):  # TLS to a proxy may lie under TLS to the origin
+            if stream._incoming.pending or stream._ssl_object.pending():  # type: ignore[attr-defined]
+                return True
+            stream = stream.transport_stream
+        return False
+
+    def is_readable(self) -> bool:
+        """Tell whether something came that no read has returned yet, or the end did."""
+        return self.has_surplus() or bool(self.wire.is_readable())
+
     async def aclose(self) -> None:
         """Close it; never waits."""
         self.wire.close_now()
