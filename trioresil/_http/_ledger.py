@@ -37,6 +37,9 @@ MAX_ORIGINS: Final = 1000
 LOST_AFTER: Final = 1.0
 """Seconds without a connection given back after which responses that were thrown away are looked for."""
 
+WARM_LOOK: Final = 1.0
+"""Seconds at least between two looks at connections that are kept warm, however short their idle time is."""
+
 
 class Ledger:
     """The books of one pool, in one run."""
@@ -306,7 +309,7 @@ class Ledger:
 
     def trim(self, now: float) -> None:
         """Close what has been idle for too long."""
-        while self.idle:
+        for _ in range(len(self.idle)):  # one that is kept warm may be due again at once
             oldest = next(iter(self.idle))
             if now < oldest.idle_at + self.idle_timeout:
                 return
@@ -323,7 +326,10 @@ class Ledger:
         for connection in tuple(self.idle):
             reason = self.unfit(connection, now)
             if reason is None:
-                due = min(due, connection.idle_at + self.idle_timeout, connection.expires_at)
+                ends_at = connection.idle_at + self.idle_timeout
+                if len(connection.origin.idle) <= self.min_idle:
+                    ends_at = max(ends_at, now + WARM_LOOK)
+                due = min(due, ends_at, connection.expires_at)
             else:
                 self.close_idle(connection, reason)
         return due
