@@ -5,7 +5,8 @@ a response whose body gives the lease back when it is closed. Decisions are sync
 here. Whatever is raised on the way passes one `except`, which ends the lease.
 
 A request is sent again, once, if a connection that had been used before broke before any byte of a response came: the server may
-have closed it just as it was taken. That is safe for an idempotent method, and for any method while no byte was handed to the
+have closed it just as it was taken. That is safe for an idempotent request (by the
+user's word, its method or its key), and for any method while no byte was handed to the
 kernel or where the server says that it did nothing; it is possible only if the body can be read from its beginning. Over
 HTTP/1.1 it keeps its lease, and so its place.
 """
@@ -23,11 +24,11 @@ from .._links import mark_started, mark_unstarted
 from ._dial import Dialler
 from ._engine import Engine
 from ._http2 import Multiplexer
+from ._judgement import says_idempotent
 from ._leases import Connection, Lease, Origin, Slot
 from ._ledger import Ledger
 from ._report import HEARD_AFTER, CallReport
 
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"})
 REFUSED_STREAM: Final = 7
 MAX_REFUSALS: Final = 10
 """Times that a request is sent again because the server said that it did nothing for it."""
@@ -131,7 +132,10 @@ class RequestPath:
             error = self._closed(call) if ledger.closing else self._engine.translated(exc)
             if error is None:
                 raise
-            raise error from exc
+            try:
+                raise error from exc
+            finally:
+                del error  # its traceback holds this frame
         except BaseException as exc:
             if call.sending and _was_sent(lease):
                 mark_started(exc)
@@ -307,7 +311,7 @@ class RequestPath:
             return False
         if call.attempts > 1 or not call.worn:
             return False
-        return call.request.method in IDEMPOTENT or not _was_sent(call.lease)
+        return not _was_sent(call.lease) or says_idempotent(call.request)
 
 
 def _was_sent(lease: Lease) -> bool:
