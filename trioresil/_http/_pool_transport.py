@@ -172,6 +172,8 @@ class PoolTransport:
             await self._refuse()
         if self._tls.changes and self._tls.due():
             await self._refresh()
+            if self._closed:  # meanwhile
+                await self._refuse()
         now = self._clock.read()
         ledger = self._ledger
         assert ledger is not None
