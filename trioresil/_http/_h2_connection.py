@@ -33,10 +33,13 @@ from ._frames import Frames
 from ._trace import traced
 from ._wires import GRACE
 
-MOST_STREAMS: Final = 1000
+MOST_STREAMS: Final = 500
 """Streams on one connection at most, if the peer allows more."""
-WINDOW: Final = 2**24
-"""Bytes of bodies that the peer may send unasked: on one stream, and on the connection, beyond the initial windows."""
+STREAM_WINDOW: Final = 2**22
+"""Bytes of a body that the peer may send unasked."""
+CONNECTION_WINDOW: Final = 2**31 - 1
+"""The same for all bodies of a connection: the windows of all its streams fit, so bodies that nobody reads starve no other."""
+_INITIAL_WINDOW: Final = 2**16 - 1
 PATIENCE: Final = 0.1
 """Seconds for the rest of a TLS record of which the beginning has come."""
 CANCEL: Final = 8
@@ -179,7 +182,7 @@ class HTTP2Connection:
             number = self._h2.get_next_available_stream_id()
             headers = _headers(request, self._core)
             self._h2.send_headers(number, headers, end_stream=not _has_body(request))
-            self._h2.increment_flow_control_window(WINDOW, stream_id=number)
+            self._h2.increment_flow_control_window(STREAM_WINDOW - _INITIAL_WINDOW, stream_id=number)
         except (h2.exceptions.NoAvailableStreamIDError, h2.exceptions.TooManyStreamsError) as exc:
             self._last_stream = 2**31 if isinstance(exc, h2.exceptions.NoAvailableStreamIDError) else None
             raise self._core.ConnectionNotAvailable(str(exc)) from exc
@@ -195,7 +198,7 @@ class HTTP2Connection:
         self._h2.local_settings = h2.settings.Settings(client=True, initial_values=initial)
         del self._h2.local_settings[codes.ENABLE_CONNECT_PROTOCOL]  # some servers refuse what they don't know
         self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(WINDOW)
+        self._h2.increment_flow_control_window(CONNECTION_WINDOW - _INITIAL_WINDOW)
 
     async def _upload(self, stream: Stream, data: bytes) -> None:
         number, at = stream.number, 0

@@ -5,10 +5,9 @@ a response whose body gives the lease back when it is closed. Decisions are sync
 here. Whatever is raised on the way passes one `except`, which ends the lease.
 
 A request is sent again, once, if a connection that had been used before broke before any byte of a response came: the server may
-have closed it just as it was taken. That is safe for an idempotent request (by the
-user's word, its method or its key), and for any method while no byte was handed to the
-kernel or where the server says that it did nothing; it is possible only if the body can be read from its beginning. Over
-HTTP/1.1 it keeps its lease, and so its place.
+have closed it just as it was taken. That is safe for an idempotent request (by the user's word, its method or its key), and for
+any while no byte was handed to the kernel or where the server says that it did nothing; it is possible only if the body can be
+read from its beginning. Over HTTP/1.1 it keeps its lease, and so its place.
 """
 
 from __future__ import annotations
