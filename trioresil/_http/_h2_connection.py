@@ -218,15 +218,14 @@ class HTTP2Connection:
             return None
         chunk, weight = stream.chunks.popleft()
         self._acknowledge(stream, weight)
-        await self._flush(None)
+        await self._send_owed()
         return chunk
 
     async def end(self, stream: Stream) -> None:
         """End a stream, and let the peer know if it doesn't yet."""
         if self.abandon(stream):
             with trio.move_on_after(GRACE, shield=True):
-                with suppress(self._core.WriteError):
-                    await self._flush(None)
+                await self._send_owed()
 
     def abandon(self, stream: Stream) -> bool:
         """End a stream, and tell whether there is something that the peer should know; it does after the next write."""
@@ -335,8 +334,7 @@ class HTTP2Connection:
         except (self._core.ReadError, self._core.RemoteProtocolError) as exc:
             self._fail(exc)
             return
-        with suppress(self._core.WriteError):  # the next read tells
-            await self._flush(None)
+        await self._send_owed()
 
     def _take(self, event: Any) -> None:
         stream = self._streams.get(getattr(event, "stream_id", None) or 0)
@@ -385,11 +383,18 @@ class HTTP2Connection:
             self._failure = exc
         self._wake_all()
 
+    async def _send_owed(self) -> None:
+        """Send what is owed to the peer; a writer that waits for the peer sends it too, so nobody waits for that writer."""
+        if self._writing.locked():
+            await trio.lowlevel.checkpoint()
+            return
+        with suppress(self._core.WriteError):  # the next read tells
+            await self._flush(None)
+
     async def _flush(self, seconds: float | None) -> None:
-        """Send what h2 has made."""
+        """Send what h2 has made, and what it makes meanwhile."""
         async with self._writing:
-            data = self._h2.data_to_send()
-            if data:
+            while data := self._h2.data_to_send():
                 try:
                     await self._network.write_whole(data, seconds)
                 except self._core.WriteError:
