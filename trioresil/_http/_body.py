@@ -55,7 +55,10 @@ class Body:
             error = self._engine.translated(exc)
             if error is None:
                 raise
-            raise error from exc
+            try:
+                raise error from exc
+            finally:
+                del error  # its traceback holds this frame
         except BaseException:
             self._ledger.leave(self._lease, "discarded")
             raise
