@@ -363,7 +363,7 @@ class HTTP2Connection:
     def _take_settings(self, event: Any) -> None:
         change = event.changed_settings.get(h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS)
         if change is not None:
-            self._limit = max(1, min(change.new_value, MOST_STREAMS))
+            self._limit = min(change.new_value, MOST_STREAMS)
         self.on_settings(self._limit)
         self._wake_all()  # the windows may be others now
 

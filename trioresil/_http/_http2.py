@@ -8,7 +8,8 @@ The law:
   that dial fails, or gives HTTP/1.1, those who waited each go their own way. If its request is cancelled, the next one dials.
 * When every stream of every connection is taken, another connection is opened if a slot is free, else requests wait.
 * A stream that its request gave up is reset, and no other notices. A connection that the peer wants to end (GOAWAY), that is too
-  old, or whose certificate has changed is retired: it serves what it has and takes nothing new.
+  old, or whose certificate has changed is retired: it serves what it has and takes nothing new. So is one that allows no streams
+  for now, if that is so still when its last stream ends.
 * A connection holds one slot while it has streams; idle it holds none, as over HTTP/1.1.
 """
 
@@ -168,7 +169,7 @@ class Multiplexer:
 
     async def look(self, lease: Lease, connection: Connection) -> bool:
         """Take in what the peer said while a connection was idle; tell whether it may be used, else it is taken off the lease."""
-        fit = await connection.core.look() and not connection.retired
+        fit = await connection.core.look() and not connection.retired and connection.limit > 0
         connection.looking = False
         if fit:
             self.sort(connection)
@@ -221,6 +222,8 @@ class Multiplexer:
         connection.retired = connection.retired or not self._is_usable(connection)
         if not connection.leases:
             origin.in_use -= 1
+            if connection.limit < 1:  # nobody would read, and learn that it carries some again
+                connection.retired = True
             if not connection.retired and origin.streams.queue:
                 origin.streams.roomy[connection] = None  # whoever waits has it before it would go idle
                 self.advance(origin)

@@ -84,7 +84,9 @@ class Connection:
 
     def has_surplus(self) -> bool:
         """Tell whether bytes came after an HTTP/1.1 response: they would be taken for the next one."""
-        state = getattr(self.core, "_h11_state", None)  # the engine tells of them only where a connection is handed over
+        state = getattr(
+            self.core, "_h11_state", None
+        )  # the engine tells of them only where a connection is handed over
         return (state is not None and state.trailing_data[0] != b"") or bool(self.stream.has_surplus())
 
     def is_stale(self) -> bool:

@@ -187,7 +187,7 @@ class NetworkStream:
         """Tell whether bytes came that no read has returned yet: TLS holds them back, and no socket shows them any more."""
         stream: Any = self._stream
         while isinstance(stream, trio.SSLStream):  # TLS to a proxy may lie under TLS to the origin
-            if stream._incoming.pending or stream._ssl_object.pending():  # type: ignore[attr-defined]
+            if stream._incoming.pending or stream._ssl_object.pending():
                 return True
             stream = stream.transport_stream
         return False
