@@ -68,7 +68,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(.*\.)?(P|T|Ts|R)(\.args|\.kwargs)?"),  # type variables in signatures
     ("py:.*", r".*\._.*"),  # modules that aren't public are not in the docs
     ("py:class", "EllipsisType|PerOrigin|Password|Scenario|StrPath"),  # aliases, which a docstring spells out
-    ("py:exc", "DecodingError|HTTPStatusError|TransportError"),  # the client library's, of which there are two
+    # the client library's errors, of which there are two
+    ("py:exc", "(Connect|Pool|Read|Write)(Error|Timeout)|(Decoding|HTTPStatus|Proxy|RemoteProtocol|Transport)Error|…"),
 ]
 
 # --- pages ------------------------------------------------------------------------------------------------------------

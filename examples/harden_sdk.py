@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 import trio
@@ -82,7 +82,7 @@ class Api:
             return Reply(200, self.words())
         return Reply(200, b'{"text": "fine, thank you"}')
 
-    async def words(self) -> AsyncIterator[bytes]:
+    async def words(self) -> AsyncGenerator[bytes]:
         for word in (b"still", b"fine,", b"thank", b"you"):
             await trio.sleep(0.1)
             yield word + b"\n"
@@ -91,7 +91,9 @@ class Api:
 async def main() -> None:
     logging.basicConfig(stream=sys.stdout, format="  %(message)s")
     api = Api()
-    breakers = trioresil.Keyed(lambda origin: trioresil.CircuitBreaker(name=origin))
+    breakers: trioresil.Keyed[str, trioresil.CircuitBreaker] = trioresil.Keyed(
+        lambda origin: trioresil.CircuitBreaker(name=origin)
+    )
     async with serve(api.handle) as url:
         opened = open_client(
             base_url=url,

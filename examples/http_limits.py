@@ -40,7 +40,9 @@ class Api:
 async def main() -> None:
     logging.basicConfig(stream=sys.stdout, format="  %(message)s")
     api = Api()
-    buckets = trioresil.Keyed(lambda origin: trioresil.TokenBucket(rate=2_000, capacity=500, name=origin))
+    buckets: trioresil.Keyed[str, trioresil.TokenBucket] = trioresil.Keyed(
+        lambda origin: trioresil.TokenBucket(rate=2_000, capacity=500, name=origin)
+    )
     statuses: list[int] = []
     attempts = 0
 

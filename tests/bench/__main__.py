@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scheme", choices=["http", "https"], action="append", help="of section http only this scheme")
     parser.add_argument("--client", choices=list(CONTENDERS), action="append", help="of section http only this client")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--gc-threshold", type=int, default=0, help="for the clients of section http; e.g. 50000")
     given = parser.parse_args(arguments)
     if given.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -94,6 +95,7 @@ def _http_plan(given: argparse.Namespace) -> HttpPlan:
         )
     asked: dict[str, Any] = {
         "rounds": given.http_rounds,
+        "gc_threshold": given.gc_threshold,
         "schemes": given.scheme and tuple(given.scheme),
         "contenders": given.client and tuple(given.client),
         "cells": given.cell and tuple(tuple(map(int, each.split("/"))) for each in given.cell),

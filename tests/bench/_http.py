@@ -57,6 +57,7 @@ def _round(plan: HttpPlan, server: Server, number: int, rng: random.Random) -> C
                     window=plan.window,
                     box=plan.box,
                     server=server.process,
+                    gc_threshold=plan.gc_threshold,
                 )
                 row[contender] = result = _run(load)
                 _progress(

@@ -7,6 +7,7 @@ the middle of everything: what closing costs is measured nowhere, and a client t
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import os
@@ -41,6 +42,8 @@ class Load:
     """Seconds after which the process reports what it has and ends."""
     server: int
     """Process id of the server's worker, whose CPU time is looked up."""
+    gc_threshold: int
+    """New objects between two looks of the garbage collector at them; 0: as Python has it."""
 
     def context(self) -> ssl.SSLContext:
         """Return the same TLS context for everybody."""
@@ -250,6 +253,8 @@ def main() -> None:
     load = Load(**json.loads(sys.argv[1]))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if load.gc_threshold:
+        gc.set_threshold(load.gc_threshold, 20, 1000)
     tally = Tally(load)
     if load.contender == "aiohttp":
         asyncio.run(_on_asyncio(load, tally))

@@ -1,4 +1,8 @@
-"""Tables and targets of sections `http` and `pool`."""
+"""Tables and targets of sections `http` and `pool`.
+
+Every client here is one thread that nginx waits for, so on an idle machine requests a second and requests a CPU second say the
+same ("client busy" is then near 100 %). On a busy machine only the latter is the client's.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ HEADER = (
     "p99 ms",
     "CPU µs each",
     "× httpx2",
+    "a CPU s",
     "a task's share",
     "client busy",
     "nginx busy",
@@ -40,8 +45,9 @@ def http_tables(measured: Mapping[str, Any]) -> list[Table]:
 
 def _row(name: str, result: dict[str, Any], reference: dict[str, Any] | None) -> tuple[str, ...]:
     ratio = _number(median(ratios(result, reference, "per_second"))) if reference else ""
+    by_cpu = _number(median(ratios(reference, result, "cpu_us"))) if reference else ""
     if not result["whole"]:
-        return (name, brief(result), *[""] * 3, ratio, *[""] * 3)
+        return (name, brief(result), *[""] * 3, ratio, *[""] * 4)
     return (
         name,
         f"{result['per_second']:,.0f}" + (", " + brief(result) if result["errors"] else ""),
@@ -49,6 +55,7 @@ def _row(name: str, result: dict[str, Any], reference: dict[str, Any] | None) ->
         f"{result['p99_ms']:.2f}",
         f"{result['cpu_us']:.0f}",
         ratio,
+        by_cpu,
         f"{result['least']:.0f} to {result['most']:.0f}",
         f"{result['client_busy']:.0%}",
         f"{result['server_busy']:.0%}",
@@ -75,7 +82,10 @@ def http_targets(measured: Mapping[str, Any]) -> list[Target]:
             row = cells.get(cell, {})
             if ours in row and other in row and row[other]["per_second"]:
                 ratio = median(ratios(row[ours], row[other], "per_second")) if row[ours]["per_second"] else 0.0
-                found.append(at_least(f"{scheme} {cell}, requests/s: {ours} / {other}", ratio, least))
+                found.append(at_least(f"{scheme} {cell}, requests a second: {ours} / {other}", ratio, least))
+                if by_cpu := ratios(row[other], row[ours], "cpu_us"):
+                    name = f"{scheme} {cell}, requests a CPU second: {ours} / {other}"
+                    found.append(at_least(name, median(by_cpu), least))
         found += _growth(scheme, cells) + _fairness(scheme, cells)
     return found
 

@@ -41,6 +41,8 @@ class HttpPlan:
     """Seconds that are measured in each cell."""
     box: float = 14.0
     """Seconds after which a cell is given up."""
+    gc_threshold: int = 0
+    """The garbage collector's first threshold in the clients; 0: as Python has it."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def assert_at_rest(pool: Any) -> None:
     """Every slot is back: nothing in use, nobody waiting, for the pool as a whole and for each origin."""
     statistics = pool.statistics()
     assert (statistics.in_use, statistics.waiting) == (0, 0), statistics
-    assert getattr(statistics, "dialling", 0) == 0, statistics
+    assert statistics.connecting == 0, statistics
     for name, origin in statistics.origins.items():
         assert (origin.in_use, origin.waiting) == (0, 0), (name, origin)
 

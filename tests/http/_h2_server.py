@@ -134,7 +134,7 @@ class H2Connection:
 
     async def _run(self, stream: Stream) -> None:
         # A stream that the client has reset, or a client that is gone, ends the script; any other error is the test's.
-        gone = (h2.exceptions.StreamClosedError, h2.exceptions.NoSuchStreamError)
+        gone = (h2.exceptions.StreamClosedError, h2.exceptions.NoSuchStreamError, h2.exceptions.StreamIDTooLowError)
         with contextlib.suppress(*gone, trio.BrokenResourceError, trio.ClosedResourceError):
             await self.server.script(stream)
 

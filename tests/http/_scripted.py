@@ -17,6 +17,7 @@ import pytest
 import trio
 
 import trioresil
+from trioresil._http._edge_errors import mark_connecting
 from trioresil._links import mark_unstarted
 
 URL = "https://api.example/items"
@@ -58,6 +59,8 @@ class Queue:
     seconds: float
     then: Any
     tells: bool = True
+    dials: bool = False
+    """Whether the time goes into making a connection: nothing was sent, and yet it tells of the other side."""
 
 
 Step = Answer | Failure | Queue
@@ -224,7 +227,9 @@ class _Scripted:
         try:
             await trio.sleep(step.seconds)
         except BaseException as exc:
-            if step.tells:
+            if step.dials:
+                mark_connecting(exc)
+            elif step.tells:
                 mark_unstarted(exc)
             raise
         return step.then

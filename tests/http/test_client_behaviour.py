@@ -24,6 +24,8 @@ from tests.http._raw_server import Connection, RawServer, close_on_request, send
 from tests.http._servers import Authority, BlackHole, start_hypercorn
 from tests.http._site import SITE
 
+pytestmark = pytest.mark.usefixtures("bounded")
+
 OPTIONS = {"verify", "cert", "http1", "http2", "limits", "proxy", "uds", "local_address", "socket_options", "trust_env"}
 
 
@@ -74,12 +76,6 @@ def subject(request: pytest.FixtureRequest, authority: Authority) -> Subject:
 @pytest.fixture
 async def site(nursery: trio.Nursery) -> str:
     return await start_hypercorn(SITE, nursery)
-
-
-@pytest.fixture(autouse=True)
-async def bounded() -> Any:
-    with trio.fail_after(20):
-        yield
 
 
 # Requests and responses

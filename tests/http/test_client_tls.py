@@ -460,6 +460,22 @@ async def test_when_the_looking_task_is_cancelled_one_that_waits_looks(
     assert (gate.looks, tls.generation) == (2, 2)
 
 
+async def test_files_that_hang_hold_few_threads_and_none_of_the_programs(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    gate, tls = Gate(monkeypatch), client_tls(pki)
+    for _ in range(10):
+        with trio.move_on_after(1) as scope:
+            await tls.refresh()
+        assert scope.cancelled_caught
+    for _ in range(_client_tls.THREADS):
+        await trio.to_thread.run_sync(gate.entered.acquire)
+    assert gate.looks == _client_tls.THREADS
+    assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+    gate.opened.set()
+    await tls.refresh()
+
+
 async def test_refresh_is_a_checkpoint(pki: Pki) -> None:
     tls = client_tls(pki)
     with trio.testing.assert_checkpoints():

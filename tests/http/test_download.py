@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import os
 import random
 import resource
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -461,6 +463,25 @@ async def test_a_response_that_a_hook_has_read_is_saved_too(edge: Edge, target: 
     assert target.read_bytes() == CONTENT
 
 
+async def test_an_error_that_comes_out_is_freed_when_it_is_let_go(edge: Edge, target: Path) -> None:
+    class Mine(Exception):
+        pass
+
+    def progress(_done: int, _total: int | None) -> None:
+        raise Mine
+
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            await fetch(edge, FileSite(CONTENT), target, progress)
+        except Mine as error:
+            mine = weakref.ref(error)
+        assert mine() is None
+    finally:
+        gc.enable()
+
+
 async def test_headers_and_extensions_go_with_each_request(edge: Edge, target: Path) -> None:
     site = FileSite(CONTENT, [1000])
     await fetch(edge, site, target, headers={"X-Token": "t"}, extensions={"a": 1})
@@ -552,6 +573,28 @@ async def test_a_spoilt_part_is_found_out_by_the_digest_and_all_is_asked_for_onc
     assert target.read_bytes() == CONTENT
     assert site.statuses == [206, 200]
     assert report.kept_bytes == 0
+
+
+async def test_a_file_put_together_wrongly_in_this_run_is_asked_for_once_more(edge: Edge, target: Path) -> None:
+    site = FileSite(CONTENT[::-1])  # changes without a new tag
+
+    def each_request() -> Iterator[int | None]:
+        yield 300_000
+        site.content = CONTENT
+
+    site.cuts = each_request()
+    await fetch(edge, site, target, digest=SHA256)
+    assert target.read_bytes() == CONTENT
+    assert site.statuses == [200, 206, 200]
+
+
+async def test_a_file_that_came_in_one_answer_is_not_asked_for_again(edge: Edge, target: Path) -> None:
+    site = FileSite(CONTENT)
+    await break_off(edge, site, target, 300_000)
+    site.content, site.etag = CONTENT[::-1], '"v2"'
+    with pytest.raises(edge.lib.DecodingError):
+        await fetch(edge, site, target, digest=SHA256)
+    assert site.statuses == [200]
 
 
 async def test_a_digest_that_stays_wrong_is_an_error_after_one_more_try(edge: Edge, target: Path) -> None:
@@ -697,6 +740,37 @@ async def test_a_disk_that_is_full_when_the_rest_of_a_broken_body_is_kept_comes_
     with largest_file(50_000), pytest.raises(OSError, match="File too large"):
         await fetch(edge, site, target, retry=again(edge, on=Exception))
     assert len(site.asked) == 1
+
+
+async def test_a_system_that_writes_less_than_it_is_given_is_given_the_rest(
+    edge: Edge, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def short(fd: int, data: Any) -> int:
+        in_part = os.readlink(f"/proc/self/fd/{fd}") == f"{target}.part"
+        return write(fd, data[:10_000] if in_part else data)
+
+    site, done = FileSite(CONTENT, [300_000]), []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", short)
+        await fetch(edge, site, target, lambda held, _: done.append(held))
+    assert target.read_bytes() == CONTENT
+    assert site.asked[1]["range"] == "bytes=300000-"
+    assert done[-1] == len(CONTENT)
+
+
+async def test_a_body_that_breaks_before_its_first_byte_leaves_nothing(edge: Edge, target: Path) -> None:
+    with pytest.raises(edge.lib.RemoteProtocolError):
+        await fetch(edge, FileSite(CONTENT, [0]), target, retry=again(edge, 1))
+    assert files(target) == []
+
+
+async def test_a_disk_that_takes_nothing_of_the_rest_is_no_failure_of_the_network(edge: Edge, target: Path) -> None:
+    site = FileSite(CONTENT, [100_000, 50_000])
+    with largest_file(100_000), pytest.raises(OSError, match="File too large"):
+        await fetch(edge, site, target)
+    assert len(site.asked) == 2
 
 
 async def test_a_missing_directory_is_an_error_before_any_request(edge: Edge, tmp_path: Path) -> None:

@@ -197,6 +197,10 @@ def test_unstarted_rejections_are_no_failures(edge: Edge) -> None:
         assert face.failed(kind("gate", 1.0)) is False, kind
 
 
+def test_own_pool_closed_under_a_request_is_no_failure_of_the_other_side(edge: Edge) -> None:
+    assert edge.face.failed(edge.face.PoolClosedError("pool", started=True)) is False
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), Failing("x")])
 def test_strange_errors_are_no_failures(edge: Edge, error: Exception) -> None:
     assert edge.face.failed(error) is False

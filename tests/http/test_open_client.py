@@ -182,13 +182,25 @@ async def test_default_retry_makes_three_attempts_with_full_jitter(autojump_cloc
     assert 0.3 < max(second) <= 0.4
 
 
+@pytest.mark.parametrize(("total", "attempt"), [(30.0, 10.0), (45.0, 10.0), (math.inf, 10.0), (6.0, 2.0)])
+async def test_default_attempt_timeout_lets_three_attempts_into_the_total(
+    autojump_clock: MockClock, edge: Edge, total: float, attempt: float
+) -> None:
+    async with edge.face.open_client(transport=edge.scripted(hangs()), total_timeout=total, retry=None) as client:
+        assert client.timeout == edge.library.Timeout(attempt, pool=None)
+        with pytest.raises(edge.face.TimedOutError) as info:
+            await client.get(URL)
+    assert (info.value.policy, info.value.seconds) == ("http-attempt-timeout", attempt)
+    assert trio.current_time() == attempt
+
+
 async def test_default_backoff_is_at_most_five_seconds(autojump_clock: MockClock, edge: Edge) -> None:
     default = inspect.signature(edge.face.open_client).parameters["retry"].default
     assert default is not inspect.Parameter.empty  # it can be left out
     for name in ("total_timeout", "attempt_timeout", "retry", "breaker", "bulkhead", "bucket", "http2"):
         assert name in inspect.signature(edge.face.open_client).parameters, name
     assert inspect.signature(edge.face.open_client).parameters["total_timeout"].default == 30.0
-    assert inspect.signature(edge.face.open_client).parameters["attempt_timeout"].default == 10.0
+    assert inspect.signature(edge.face.open_client).parameters["attempt_timeout"].default is None
     assert inspect.signature(edge.face.open_client).parameters["http2"].default is False
 
 
@@ -350,6 +362,47 @@ async def test_mounts_are_made_resilient_or_left_but_never_lost(autojump_clock: 
     async with edge.face.open_client(transport=edge.scripted(), mounts={"https://other.example": mounted}) as client:
         assert (await client.get("https://other.example/x")).content == b"mounted"
     assert len(mounted.sent) == 1
+
+
+async def test_closed_admission_holds_for_mounts_and_proxies_too(autojump_clock: MockClock, edge: Edge) -> None:
+    """With a proxy all requests go by a mount, so that closing the rest alone would close nothing."""
+    mounted = edge.scripted(answer(200, (b"x",) * 3, chunk_takes=1))
+    opening = edge.face.open_client(transport=edge.scripted(), mounts={"https://other.example": mounted})
+    async with opening as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.get, "https://other.example")
+            await trio.sleep(0.5)
+            opening.transport.close_admission()
+            for url in (URL, "https://other.example"):
+                with pytest.raises(edge.face.PoolClosedError):
+                    await client.get(url)
+            await opening.transport.wait_drained()
+            assert trio.current_time() == 3
+
+
+async def test_proxies_pool_is_closed_though_a_mount_hangs_on_closing(autojump_clock: MockClock, edge: Edge) -> None:
+    """The client closes mounts in the order of their patterns: one that hangs must not keep those behind it open."""
+
+    class Hangs(edge.library.AsyncBaseTransport):  # type: ignore[name-defined,misc]
+        async def aclose(self) -> None:
+            await trio.sleep_forever()
+
+    opening = edge.face.open_client(
+        proxy="http://127.0.0.1:9", mounts={"http://sooner.example:99": Hangs()}, trust_env=False
+    )
+    began = trio.current_time()
+    async with opening:
+        pass
+    assert trio.current_time() - began == 1
+    assert [pool.statistics().closed for pool in opening._pools] == [True, True]
+
+
+def test_unix_socket_is_never_beyond_a_proxy_of_the_environment(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    opening = edge.face.open_client(uds="/run/some.sock")
+    assert len(opening._pools) == 1
+    with pytest.raises(ValueError, match="uds and proxy"):
+        edge.face.open_client(uds="/run/some.sock", proxy="http://127.0.0.1:9")
 
 
 def test_randomness_can_be_seeded(edge: Edge) -> None:

@@ -95,6 +95,19 @@ async def test_attempt_that_timed_out_in_the_pools_queue_is_no_verdict(autojump_
     assert await verdict(edge, queue, limits={"total_timeout": 2.0}) == "none"
 
 
+async def test_attempt_that_timed_out_while_connecting_is_a_failure_although_unstarted(
+    autojump_clock: MockClock, edge: Edge
+) -> None:
+    """Nobody answers there, which is what a circuit is for; and nothing was sent, so a POST may be made again."""
+    dial = Queue(seconds=1000, then=answer(), dials=True)
+    assert await verdict(edge, dial, limits={"attempt_timeout": 2.0}) == "failure"
+    assert await verdict(edge, dial, limits={"total_timeout": 2.0}) == "none"
+    transport = edge.scripted(dial, answer(201))
+    async with edge.client(transport, attempt_timeout=2, retry=edge.retry()) as client:
+        assert (await client.post(URL)).status_code == 201
+    assert len(transport.sent) == 1
+
+
 async def test_cancelled_attempt_is_no_verdict(autojump_clock: MockClock, edge: Edge) -> None:
     assert await verdict(edge, hangs()) == "none"
 
@@ -460,6 +473,18 @@ async def test_default_breaker_opens_when_half_of_twenty_calls_fail(autojump_clo
         assert 0 < hint <= 7.5
         assert (await client.get("https://other.example")).status_code == 500
     assert len(transport.sent) == 21
+
+
+@pytest.mark.parametrize(("failures", "state"), [(9, "closed"), (10, "open")])
+async def test_default_breaker_opens_at_one_half_exactly(
+    autojump_clock: MockClock, edge: Edge, failures: int, state: str
+) -> None:
+    transport = edge.scripted(*[answer(200)] * (20 - failures), *[answer(500)] * failures)
+    resilient = edge.face.ResilientTransport(transport, retry=None)
+    async with edge.library.AsyncClient(transport=resilient) as client:
+        for _ in range(20):
+            await client.get(URL)
+    assert resilient.statistics().origins[0].breaker.state.value == state
 
 
 async def test_default_breaker_stays_closed_while_more_than_half_is_well(autojump_clock: MockClock, edge: Edge) -> None:

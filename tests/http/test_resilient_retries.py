@@ -206,6 +206,14 @@ async def test_stream_that_nobody_began_to_read_is_sent_again(
     assert [each.body for each in transport.sent] == [None, None, b"ab"]
 
 
+async def test_users_request_keeps_its_own_stream(autojump_clock: MockClock, edge: Edge) -> None:
+    async with edge.client(edge.scripted(fails("ConnectError"), answer()), retry=edge.retry()) as client:
+        request = client.build_request("PUT", URL, content=chunks(b"a"))
+        stream = request.stream
+        await client.send(request)
+        assert request.stream is stream
+
+
 async def test_stream_of_which_only_nothing_was_read_counts_as_begun(autojump_clock: MockClock, edge: Edge) -> None:
     """It was asked for its first part and gave none: nobody knows whether it can be asked again."""
     transport = edge.scripted(answer(503), answer())
@@ -335,6 +343,13 @@ async def test_users_delay_hint_of_none_leaves_the_backoff(autojump_clock: MockC
         await client.get(URL)
         await client.get(URL)
     assert transport.sent_at == [0, 0, 2, 6]
+
+
+async def test_retry_after_counts_where_the_users_delay_hint_has_none(autojump_clock: MockClock, edge: Edge) -> None:
+    transport = edge.scripted(answer(503, retry_after=7), answer())
+    async with edge.client(transport, retry=edge.retry(delay_hint=lambda outcome: None)) as client:
+        await client.get(URL)
+    assert transport.sent_at == [0, 7]
 
 
 # -- when -----------------------------------------------------------------------------------------------------------------
@@ -470,6 +485,21 @@ async def test_quick_waits_for_nothing(autojump_clock: MockClock, edge: Edge) ->
         with quick():
             assert (await client.get(URL)).status_code == 200
     assert transport.sent_at == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_quick_shuts_neither_gate_nor_circuit_for_a_hint(
+    autojump_clock: MockClock, edge: Edge, status: int
+) -> None:
+    """Else the next attempt, which is made at once, would be held up or rejected."""
+    bucket = trioresil.TokenBucket(rate=1, capacity=9)
+    breaker = trioresil.CircuitBreaker(trip=trioresil.ConsecutiveFailures(9))
+    for limits in ({}, {"bucket": lambda _: bucket}):
+        transport = edge.scripted(answer(status, retry_after=30), answer())
+        async with edge.client(transport, retry=edge.retry(), breaker=lambda _: breaker, **limits) as client:
+            with quick():
+                assert (await client.get(URL)).status_code == 200
+        assert transport.sent_at == [0, 0]
 
 
 async def test_quick_bounds_the_attempts(autojump_clock: MockClock, edge: Edge) -> None:
@@ -628,6 +658,24 @@ async def test_call_that_ends_in_a_rejection_returns_a_copy_of_the_last_answer(
     assert response.is_closed
     assert len(transport.sent) == answers
     assert transport.open == []
+
+
+@pytest.mark.parametrize(("size", "copied"), [(64 * KIB - 1, True), (64 * KIB, True), (64 * KIB + 1, False)])
+async def test_answer_of_64_kib_is_copied_and_no_longer_one(
+    autojump_clock: MockClock, edge: Edge, size: int, copied: bool
+) -> None:
+    bulkhead = trioresil.Bulkhead(1, name="seats")
+
+    def script(request: Any, number: int) -> Any:
+        bulkhead.close_admission()
+        return large(503, size)
+
+    async with edge.client(edge.scripted(script), retry=edge.retry(), bulkhead=lambda _: bulkhead) as client:
+        if copied:
+            assert len((await client.get(URL)).content) == size
+        else:
+            with pytest.raises(edge.face.BulkheadFullError):
+                await client.get(URL)
 
 
 async def test_copy_can_be_streamed_raw_like_any_answer(autojump_clock: MockClock, edge: Edge) -> None:

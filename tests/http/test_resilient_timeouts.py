@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 import trioresil
 from tests.http._scripted import BOTH, URL, Edge, Queue, answer, fails, hangs, options
+from trioresil._links import passage
 from trioresil.testing import Recorder
 
 pytestmark = BOTH
@@ -265,6 +266,54 @@ async def test_notes_tell_which_attempt_was_in_flight(autojump_clock: MockClock,
     async with edge.client(transport, retry=edge.retry(), total_timeout=3) as client:
         error = await timed_out(edge, client)
     assert any("attempt 2" in note and "ConnectError" in note for note in error.__notes__)
+
+
+@pytest.mark.parametrize(
+    ("first", "started"),
+    [(answer(503), True), (fails("ReadError"), True), (Queue(seconds=100, then=answer()), False)],
+    ids=["answered", "failed", "queued"],
+)
+async def test_cancelled_wait_between_attempts_knows_whether_one_had_started(
+    autojump_clock: MockClock, edge: Edge, first: Any, started: bool
+) -> None:
+    """What passes tells it to whatever stands around, as to a Timeout of somebody else's."""
+    passed: list[BaseException] = []
+    async with edge.client(
+        edge.scripted(first, answer()), retry=edge.retry(backoff=[5.0]), attempt_timeout=2
+    ) as client:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_at, scope, 4)
+                try:
+                    await client.get(URL)
+                except BaseException as exc:
+                    passed.append(exc)
+                    raise
+    assert trio.current_time() == 4
+    assert passage(passed[0]).started is started
+    (note,) = passage(passed[0]).notes
+    assert "attempt 2" in note
+    assert "was being waited for" in note
+
+
+async def test_cancelled_second_attempt_has_started_wherever_it_waits(autojump_clock: MockClock, edge: Edge) -> None:
+    passed: list[BaseException] = []
+    transport = edge.scripted(answer(503), Queue(seconds=100, then=answer()))
+    async with edge.client(transport, retry=edge.retry()) as client:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_at, scope, 4)
+                try:
+                    await client.get(URL)
+                except BaseException as exc:
+                    passed.append(exc)
+                    raise
+    assert passage(passed[0]).started is True
+
+
+async def _cancel_at(scope: trio.CancelScope, instant: float) -> None:
+    await trio.sleep_until(instant)
+    scope.cancel()
 
 
 async def test_nothing_of_the_cancellation_is_left_in_the_error(autojump_clock: MockClock, edge: Edge) -> None:

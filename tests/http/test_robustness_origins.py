@@ -15,11 +15,7 @@ from tests.http._h2_server import H2Server
 from tests.http._raw_server import Connection, RawServer, silent
 from tests.http._servers import Authority, BlackHole, Nginx
 
-
-@pytest.fixture(autouse=True)
-async def bounded() -> Any:
-    with trio.fail_after(30):
-        yield
+pytestmark = pytest.mark.usefixtures("bounded")
 
 
 # The black hole. 50 ms is the promise; ten times as much is allowed on a machine that does other things too.

@@ -17,11 +17,7 @@ from tests.http._clients import Edge, assert_at_rest
 from tests.http._raw_server import Connection, RawServer, close_after, close_on_request, sends, silent, slow_head
 from tests.http._servers import Authority, Nginx
 
-
-@pytest.fixture(autouse=True)
-async def bounded() -> Any:
-    with trio.fail_after(30):
-        yield
+pytestmark = pytest.mark.usefixtures("bounded")
 
 
 @contextlib.asynccontextmanager

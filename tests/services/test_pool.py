@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import random
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -1072,3 +1074,18 @@ def test_wrong_argument_is_refused_at_once(options: dict[str, Any], error: type[
 def test_connect_must_be_a_function() -> None:
     with pytest.raises(TypeError, match="connect must be a function"):
         open_pool(5)  # type: ignore[arg-type]
+
+
+async def test_rejection_leaves_nothing_for_the_garbage_collector(autojump_clock: MockClock) -> None:
+    """An error that its own traceback holds keeps what the caller had in hand until the collector comes."""
+    async with open_pool(Peer().connect, max_size=1, max_wait=0) as pool, pool.connection():
+        caught: list[weakref.ref[PoolFullError]] = []
+        gc.disable()
+        try:
+            try:
+                await use(pool)
+            except PoolFullError as exc:
+                caught.append(weakref.ref(exc))
+            assert caught[0]() is None
+        finally:
+            gc.enable()

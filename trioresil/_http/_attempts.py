@@ -23,6 +23,7 @@ from .._policies.circuit_breaker import CircuitBreaker
 from .._policies.retry import quickened
 from .._policies.timeout import Timeout, _passed
 from .._policies.token_bucket import TokenBucket
+from ..abc import Drainable
 from ._bodies import close, held_body_class
 from ._course import Course
 from ._edge_errors import EdgeTimeout, to_edge, was_connecting
@@ -33,6 +34,24 @@ from ._origin_policies import Origin
 
 MAX_HINT: Final = 60.0
 Passed = tuple[bool | None, Iterable[str]]
+
+
+class Traffic:
+    """What goes through a transport, and through those beside it that a client's proxies and mounts need."""
+
+    __slots__ = ("closed", "drainables", "drained", "inside", "requests", "retries")
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.inside = self.requests = self.retries = 0
+        self.drained = trio.lowlevel.ParkingLot()
+        self.drainables: list[Drainable] = []
+
+    def leave(self) -> None:
+        """Take note of the end of a request, or of an answer that is counted."""
+        self.inside -= 1
+        if self.drained and not self.inside:
+            self.drained.unpark_all()
 
 
 class Attempts:
@@ -50,8 +69,7 @@ class Attempts:
     _attempt_header: str | None
     _stamps: bool
     _counts_bodies: bool
-    _inside: int
-    _drained: trio.lowlevel.ParkingLot
+    _traffic: Traffic
 
     async def _attempted(
         self, request: Any, origin: Origin, settings: Settings, deadline: float, course: Course | None
@@ -212,8 +230,8 @@ class Attempts:
             return
         leave = None
         if self._counts_bodies:
-            self._inside += 1
-            leave = self._leave
+            self._traffic.inside += 1
+            leave = self._traffic.leave
         response.stream = held_body_class(self._library)(
             response.stream,
             self.name,
@@ -258,11 +276,6 @@ class Attempts:
                 request.headers[self._deadline_header] = f"{max(0.0, left):.3f}"
             else:
                 request.headers.pop(self._deadline_header, None)
-
-    def _leave(self) -> None:
-        self._inside -= 1
-        if self._drained and not self._inside:
-            self._drained.unpark_all()
 
 
 def _permit_now(bulkhead: Bulkhead) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import trio
 from trio import CancelScope, current_time
-from trio.lowlevel import current_task, current_trio_token, enable_ki_protection
+from trio.lowlevel import current_trio_token, enable_ki_protection
 
 from .._policies.bulkhead import Bulkhead
 from ._library import Library
@@ -83,15 +83,7 @@ class HeldBody:
             )
 
     def _let_go_in_its_run(self) -> None:
-        """Give back now if this is a task of its run; from elsewhere, as another thread, or the run's own machinery, soon."""
-        try:
-            current_task()
-            here = current_trio_token() is self._token
-        except RuntimeError:
-            here = False
-        if here:
-            self._let_go()
-            return
+        """Give back in a step of its own: the collector may have come in the middle of another one, and in any thread."""
         try:
             self._token.run_sync_soon(self._let_go)
         except trio.RunFinishedError:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from ._ledger import Lease, Ledger
+    from ._leases import Lease
+    from ._ledger import Ledger
 
 
 class Body:
@@ -27,13 +28,11 @@ class Body:
         lease: Lease,
         ledger: Ledger,
         engine: Any,
-        read_timeout: float | None,
     ) -> None:
         self._stream = stream
         self._lease = lease
         self._ledger = ledger
         self._engine = engine
-        self._read_timeout = read_timeout  # for HTTP/2 only: over HTTP/1.1 the stream keeps it
         self._iterator: AsyncIterator[bytes] | None = None
         self._ended = False
         self._closed = False
@@ -47,9 +46,7 @@ class Body:
             self._iterator = self._stream.__aiter__()
         self._busy = True
         try:
-            if self._read_timeout is None:
-                return await self._iterator.__anext__()
-            return await self._next_in_time(self._read_timeout)
+            return await self._iterator.__anext__()
         except StopAsyncIteration:
             self._ended = True
             raise
@@ -58,18 +55,15 @@ class Body:
             error = self._engine.translated(exc)
             if error is None:
                 raise
-            raise error from exc
+            try:
+                raise error from exc
+            finally:
+                del error  # its traceback holds this frame
         except BaseException:
             self._ledger.leave(self._lease, "discarded")
             raise
         finally:
             self._busy = False
-
-    async def _next_in_time(self, seconds: float) -> bytes:
-        assert self._iterator is not None
-        with trio.CancelScope(deadline=trio.current_time() + seconds):
-            return await self._iterator.__anext__()
-        raise self._engine.core.ReadTimeout(f"nothing came within {seconds:g} s")
 
     async def aclose(self) -> None:
         """Give the connection back: for the next request if the body has been read, or has arrived; else it is closed."""
@@ -80,20 +74,10 @@ class Body:
             if self._busy:  # another task reads it, and meets the closed connection
                 self._ledger.leave(self._lease, "discarded")
             elif not self._lease.left and (self._ended or await self._run_out()):
-                await self._finish()
+                await self._stream.aclose()
                 self._ledger.leave(self._lease)
         finally:
             self._ledger.leave(self._lease, "discarded")
-
-    async def _finish(self) -> None:
-        connection = self._lease.connection
-        if connection is not None and connection.multiplexed:
-            with trio.CancelScope(
-                shield=True
-            ):  # the engine's locks only; a stream half closed would be missed by the others
-                await self._stream.aclose()
-        else:
-            await self._stream.aclose()
 
     async def _run_out(self) -> bool:
         """Let the engine's generators end, without waiting for the network; tell whether the body was at its end."""

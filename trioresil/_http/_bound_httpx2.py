@@ -131,3 +131,9 @@ class open_client(_client.OpenClient):
     async def __aenter__(self) -> httpx2.AsyncClient:
         client: httpx2.AsyncClient = await self._open()
         return client
+
+    @property
+    def transport(self) -> ResilientTransport:
+        """The transport of the client: its statistics, `close_admission` and `wait_drained`."""
+        assert isinstance(self._transport, ResilientTransport)
+        return self._transport

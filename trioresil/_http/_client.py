@@ -10,12 +10,14 @@ from typing import Any, ClassVar, Final
 from trio import CancelScope, current_time
 from trio.lowlevel import enable_ki_protection
 
+from .._checks import seconds
 from .._policies.bulkhead import Bulkhead
 from .._policies.circuit_breaker import CircuitBreaker
 from .._policies.retry import Retry
 from .._policies.token_bucket import TokenBucket
 from .._services._tasks import Tasks
 from ._library import Library
+from ._options import attempt_seconds
 from ._origin_policies import PerOrigin
 from ._resilient import ResilientTransport
 
@@ -46,7 +48,7 @@ class OpenClient:
       total_timeout (float, seconds, > 0, or math.inf): bounds a request with all of its attempts, up to the head of the answer.
         Default: 30, the time after which hardly anybody still waits for an answer.
       attempt_timeout (float, seconds, > 0, or math.inf): bounds each attempt. Keep it below the total: only a time-out of an
-        attempt counts for the circuit. Default: 10, so that three attempts fit into the total.
+        attempt counts for the circuit. Default: 10, or a third of the total if that is less, so that three attempts fit in.
       body_timeout (float, seconds, > 0, or math.inf): bounds the reading of a body. Default: math.inf, for nobody knows how
         long a body is, and each part of it is under `timeout` anyway.
       retry (Retry, or None): see ResilientTransport. Default: 3 attempts, as more seldom help and each is load; waits of at most
@@ -88,7 +90,7 @@ class OpenClient:
         self,
         *,
         total_timeout: float = 30.0,
-        attempt_timeout: float = 10.0,
+        attempt_timeout: float | None = None,
         body_timeout: float = math.inf,
         retry: Retry | EllipsisType | None = ...,
         breaker: PerOrigin[CircuitBreaker] | EllipsisType = ...,
@@ -141,6 +143,7 @@ class OpenClient:
             "local_address": local_address,
             "socket_options": socket_options,
         }
+        attempt_timeout = attempt_seconds(attempt_timeout, seconds("total_timeout", total_timeout, zero=False))
         self._pools: list[Any] = []
         if transport is not None:
             _refuse_of_pool({**of_pool, "proxy": proxy})
@@ -148,7 +151,7 @@ class OpenClient:
         else:
             of_pool["trust_env"] = trust_env
             transport = self._make_pool(of_pool, f"{name}-pool")
-            proxies = self._proxies(proxy, trust_env)
+            proxies = self._proxies(proxy, trust_env and uds is None)  # a Unix socket is never beyond a proxy
         self._transport = resilient = self._resilient_class(
             transport,
             retry=retry,
@@ -246,12 +249,18 @@ class OpenClient:
 
     async def _close(self) -> None:
         """Close the client and all of its transports; ours wait for nothing, and others not for long."""
-        with CancelScope(deadline=current_time() + MAX_CLOSE_SECONDS, shield=True):
-            await self._client.__aexit__(None, None, None)
+        try:
+            with CancelScope(deadline=current_time() + MAX_CLOSE_SECONDS, shield=True):
+                await self._client.__aexit__(None, None, None)
+        finally:
+            for pool in self._pools:  # a mounted transport may have hung, or raised, before their turn
+                await pool.aclose()
 
     def __repr__(self) -> str:
         return f"<trioresil.{self._library.name}.open_client {self._transport!r}>"
 
+
+OpenClient.__init__.__qualname__ = "open_client"  # what Python's message about a wrong argument names
 
 _POOL_DEFAULTS: Final[dict[str, Any]] = {
     "http1": True,

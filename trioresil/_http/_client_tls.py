@@ -33,6 +33,8 @@ from ._validity import valid_until
 
 READS: Final = 3
 """How often to begin again with files that change while they are read."""
+THREADS: Final = 4
+"""Threads that a file system which hangs may hold: each request that is cancelled there leaves one behind."""
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 Password: TypeAlias = "str | bytes | Callable[[], str | bytes] | None"
@@ -130,6 +132,7 @@ class ClientTLS:
         self._looking: trio.Event | None = None
         self._looks = 0
         self._look_at = -math.inf
+        self._threads = trio.CapacityLimiter(THREADS)
         self._clock = RunClock(self._met_clock, occupied=lambda: self._looking is not None, owner=self.name)
         if trio.lowlevel.in_trio_run():
             self._look_at = self._clock.read() + self.reload_interval
@@ -154,7 +157,7 @@ class ClientTLS:
         self._looking = trio.Event()
         try:
             # Abandoned, since a file system that hangs must not hold a cancelled request.
-            found = await trio.to_thread.run_sync(self._look, abandon_on_cancel=True)
+            found = await trio.to_thread.run_sync(self._look, abandon_on_cancel=True, limiter=self._threads)
             self._take(found)
         finally:
             self._looking.set()
@@ -177,6 +180,7 @@ class ClientTLS:
 
     def _met_clock(self, _seconds: float) -> None:
         self._look_at = -math.inf  # nobody knows how long ago the last look was
+        self._threads = trio.CapacityLimiter(THREADS)  # what a run that is over abandoned is never given back to it
 
     # --- in a thread ---------------------------------------------------------------------------------------------------
 

@@ -29,10 +29,10 @@ class Course:
 
     __slots__ = (
         "_copy", "_deadline", "_delays", "_error", "_errors", "_judge", "_kept", "_limit", "_reason", "_request",
-        "_response", "_retry", "attempts", "bucket", "has_started", "waited", "waits_in_bucket",
+        "_response", "_retry", "attempts", "began_at", "bucket", "has_started", "waited", "waits_in_bucket",
     )  # fmt: skip
 
-    def __init__(self, judge: Judge, retry: Retry, request: Any, deadline: float) -> None:
+    def __init__(self, judge: Judge, retry: Retry, request: Any, deadline: float, *, began_at: float) -> None:
         quick = quickened.get()
         self._judge = judge
         self._retry = retry
@@ -48,6 +48,7 @@ class Course:
         self._copy: bytes | None = None  # the body of the kept response
         self._reason: Reason = "attempts"
         self.attempts = 0
+        self.began_at = began_at  # the attempt that is being made
         self.waited = 0.0
         self.has_started = False
         self.waits_in_bucket = False  # whether the next attempt waits there, and not before

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from ._edge_errors import mark_connecting
+from ._trace import Trace, traced
 from ._wires import Wire
 
 if TYPE_CHECKING:
     from ._engine import Engine
-    from ._ledger import Origin
-
-T = TypeVar("T", bound=Any)
-Trace = Callable[[str, dict[str, Any]], Awaitable[object]]
+    from ._leases import Origin
 
 
 class Dialler:
@@ -115,21 +113,3 @@ class Dialler:
             wire.close_now()
             raise
         return wire
-
-
-async def traced(trace: Trace | None, name: str, details: dict[str, Any], work: Awaitable[T]) -> T:
-    """Do a step of a dial, and tell a request's `trace` extension of it as the core libraries do."""
-    if trace is None:
-        return await work
-    await trace(f"{name}.started", details)
-    try:
-        result = await work
-    except BaseException as exc:
-        await trace(f"{name}.failed", {"exception": exc})
-        raise
-    try:
-        await trace(f"{name}.complete", {"return_value": result})
-    except BaseException:
-        result.close_now()
-        raise
-    return result

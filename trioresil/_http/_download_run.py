@@ -169,7 +169,7 @@ class DownloadRun:
         headers = {**self.headers, "Accept-Encoding": "identity", **asked.headers}
         self.requests += 1
         async with self.client.stream("GET", self.url, headers=headers, **self.options) as response:
-            if response.status_code != 416 or not asked.headers:
+            if response.status_code != 416:
                 response.raise_for_status()
             plan = judge(response.status_code, response.headers, asked, self.part.version, self.source)
             if isinstance(plan, Unusable):
@@ -185,7 +185,7 @@ class DownloadRun:
             self.total = plan.total
             await self._receive(response, plan, asked.skipped if plan.begin is None else 0)
         # A part whose whole has no known length may be the last: the next answer tells.
-        ended = plan.end is None or plan.end == plan.total
+        ended = plan.end == plan.total
         return Complete() if ended else None
 
     async def _receive(self, response: Any, plan: Plan, skipped: int) -> None:

@@ -10,9 +10,7 @@ import functools
 from typing import Any
 
 from ._body import Body
-from ._http2 import engine_class
 from ._library import Library
-from ._shared_stream import SharedStream
 from ._wires import NetworkStream
 
 
@@ -24,7 +22,6 @@ class Engine:
         self.library = library
         self.core = core
         self.stream: Any = type("NetworkStream", (NetworkStream, core.AsyncNetworkStream), {"_core": core})
-        self.shared_stream: Any = type("SharedStream", (SharedStream, core.AsyncNetworkStream), {"_core": core})
         self.url: Any = type("URL", (_Url, core.URL), {})
         self.request: Any = type("Request", (_Request, core.Request), {})
         self.body: Any = type("Body", (Body, client.AsyncByteStream), {})
@@ -39,7 +36,9 @@ class Engine:
     def http2(self) -> Any:
         """The class of HTTP/2 connections; an ImportError without h2."""
         if self._http2 is None:
-            self._http2 = engine_class(self.core)
+            from ._h2_connection import HTTP2Connection
+
+            self._http2 = HTTP2Connection
         return self._http2
 
     def translated(self, exc: Exception) -> Exception | None:

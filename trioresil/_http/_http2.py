@@ -8,32 +8,21 @@ The law:
   that dial fails, or gives HTTP/1.1, those who waited each go their own way. If its request is cancelled, the next one dials.
 * When every stream of every connection is taken, another connection is opened if a slot is free, else requests wait.
 * A stream that its request gave up is reset, and no other notices. A connection that the peer wants to end (GOAWAY), that is too
-  old, or whose certificate has changed is retired: it serves what it has and takes nothing new.
+  old, or whose certificate has changed is retired: it serves what it has and takes nothing new. So is one that allows no streams
+  for now, if that is so still when its last stream ends.
 * A connection holds one slot while it has streams; idle it holds none, as over HTTP/1.1.
-
-The engine keeps the peer's limit in a semaphore of its own, which can wait for streams that wait for it when the limit is
-lowered, and stays at one stream if the peer names no limit. The pool keeps the limit, so the engine's is set to its most, once.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
-from typing import Any, Final
+from functools import partial
 
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
-from ._ledger import Connection, Lease, Ledger, Origin, Reason
-from ._wires import GRACE
-
-MOST_STREAMS: Final = 100
-"""Streams that the engine carries at most on one connection, whatever the peer allows."""
-REFUSED_STREAM: Final = 7
-CANCEL: Final = 8
-_MAX_CONCURRENT_STREAMS: Final = 3
-_NO_REQUEST: Final = SimpleNamespace(extensions={})
+from ._leases import Connection, Lease, Origin, Reason
+from ._ledger import Ledger
 
 
 class OriginStreams:
@@ -60,6 +49,14 @@ class Multiplexer:
         if origin.streams is None:
             origin.streams = OriginStreams()
         return origin.streams.multiplexed is not False
+
+    @enable_ki_protection
+    def distrust(self, origin: Origin, heard_after: float) -> None:
+        """Give nothing new to connections that have been silent since: they may be dead."""
+        for connection in tuple(origin.streams.live):
+            if connection.was_silent_since(heard_after):
+                connection.retired = True
+                self.sort(connection)
 
     # -- getting a stream ------------------------------------------------------------------------------------------------
 
@@ -138,7 +135,8 @@ class Multiplexer:
             return
         state.multiplexed = connection.multiplexed
         if connection.multiplexed:
-            connection.stream.on_goaway = lambda last_stream: self.went_away(connection, last_stream)
+            connection.core.on_settings = partial(self.learn, connection)
+            connection.core.on_goaway = partial(self.went_away, connection)
         if state.pending is lease and (connection.settled or not connection.multiplexed):
             state.pending = None
         self.advance(lease.origin)
@@ -160,14 +158,9 @@ class Multiplexer:
             self.advance(lease.origin)
 
     @enable_ki_protection
-    def learn(self, connection: Connection, event: Any) -> None:
-        """Take in the peer's settings."""
-        change = event.changed_settings.get(_MAX_CONCURRENT_STREAMS)
-        if change is not None:
-            connection.limit = max(1, min(change.new_value, MOST_STREAMS))
-        elif not connection.settled:
-            connection.limit = MOST_STREAMS
-        connection.settled = True
+    def learn(self, connection: Connection, limit: int) -> None:
+        """Take in how many streams the peer allows."""
+        connection.limit, connection.settled = limit, True
         self.sort(connection)
         state: OriginStreams = connection.origin.streams
         if state.pending in connection.leases:
@@ -176,7 +169,7 @@ class Multiplexer:
 
     async def look(self, lease: Lease, connection: Connection) -> bool:
         """Take in what the peer said while a connection was idle; tell whether it may be used, else it is taken off the lease."""
-        fit = await connection.stream.look() and not connection.retired
+        fit = await connection.core.look() and not connection.retired and connection.limit > 0
         connection.looking = False
         if fit:
             self.sort(connection)
@@ -188,12 +181,10 @@ class Multiplexer:
         return False
 
     @enable_ki_protection
-    def went_away(self, connection: Connection, last_stream: int) -> None:
-        """Give a connection nothing new after a GOAWAY, and let the requests that the peer won't answer go elsewhere."""
+    def went_away(self, connection: Connection) -> None:
+        """Give a connection nothing new: the peer wants to end it."""
         connection.retired = True
         self.sort(connection)
-        for watch in connection.stream.watches.values():
-            watch.refuse_beyond(last_stream)
         self.advance(connection.origin)
 
     def sort(self, connection: Connection) -> None:
@@ -231,6 +222,8 @@ class Multiplexer:
         connection.retired = connection.retired or not self._is_usable(connection)
         if not connection.leases:
             origin.in_use -= 1
+            if connection.limit < 1:  # nobody would read, and learn that it carries some again
+                connection.retired = True
             if not connection.retired and origin.streams.queue:
                 origin.streams.roomy[connection] = None  # whoever waits has it before it would go idle
                 self.advance(origin)
@@ -244,120 +237,3 @@ class Multiplexer:
             ledger.close(connection, reason or "retired")
         else:
             ledger.rest(connection, trio.current_time())
-
-
-class StreamWatch:
-    """Hears what the engine does for one request, as its `trace` extension, and hands it on to the user's own.
-
-    From it the pool learns the peer's settings, the stream's number, and when the request has been sent. The time that a request
-    may wait for is kept here and not at the connection, where it would end everybody's.
-    """
-
-    __slots__ = (
-        "_connection",
-        "_latest",
-        "_lease",
-        "_multiplexer",
-        "_seconds",
-        "_sending",
-        "_user",
-        "refused",
-        "scope",
-        "stream_id",
-    )
-
-    def __init__(
-        self,
-        multiplexer: Multiplexer,
-        connection: Connection,
-        lease: Lease,
-        user: Callable[[str, Any], Awaitable[object]] | None,
-        *,
-        read_timeout: float | None,
-        head_timeout: float,
-    ) -> None:
-        self._multiplexer = multiplexer
-        self._connection = connection
-        self._lease = lease
-        self._user = user
-        self._seconds = read_timeout
-        self._sending = True
-        self.stream_id = 0
-        self.refused = False
-        self._latest = trio.current_time() + head_timeout
-        self.scope = trio.CancelScope(deadline=self._latest)
-
-    async def __call__(self, name: str, info: Any) -> None:
-        """Hear of one step."""
-        if name == "http2.receive_remote_settings.complete":
-            self._multiplexer.learn(self._connection, info["return_value"])
-        elif name == "http2.send_request_headers.started":
-            self.stream_id = info["stream_id"]
-            self._lease.opened = True
-        elif name == "http2.receive_response_headers.started":
-            self.touch()
-            self._sending = False
-        if self._user is not None:
-            await self._user(name, info)
-
-    def touch(self) -> None:
-        """Give the request its whole read timeout from now on, as long as it is still being sent."""
-        if self._sending and self._seconds is not None:
-            self.scope.deadline = min(self._latest, trio.current_time() + self._seconds)
-
-    def refuse_beyond(self, last_stream: int) -> None:
-        """Break the request off if the peer has not begun with it, and won't."""
-        if self.stream_id == 0 or self.stream_id > last_stream:
-            self.refused = True
-            self.scope.cancel(reason="the server goes away")
-
-    def was_not_processed(self, exc: Exception, unavailable: type[Exception]) -> bool:
-        """Tell whether the peer said that it did nothing for this stream."""
-        if isinstance(exc, unavailable):
-            return True
-        event = exc.args[0] if exc.args else None
-        if getattr(event, "error_code", None) == REFUSED_STREAM and hasattr(event, "stream_id"):
-            return True
-        last = getattr(event, "last_stream_id", None)
-        return last is not None and self.stream_id > last
-
-
-def engine_class(core: Any) -> Any:
-    """Return the core's HTTP/2 connection with the peer's limit left to the pool, and with streams reset that are given up.
-
-    Both go below the core's public interface. Where a version of it has another inside, connections with an abandoned stream are
-    retired, and the core's limit stands beside the pool's.
-    """
-    from h2.events import DataReceived
-    from h2.exceptions import ProtocolError
-
-    base: Any = core.AsyncHTTP2Connection
-    close: Any = getattr(base, "_response_closed", None)
-    needed = ("_receive_remote_settings_change", "_response_closed", "_write_outgoing_data")
-    if not all(hasattr(base, name) for name in needed):
-        return type("HTTP2Connection", (base,), {"resets_streams": False})
-
-    async def allow_most(self: Any, _event: Any) -> None:
-        while self._max_streams < MOST_STREAMS:
-            await self._max_streams_semaphore.release()
-            self._max_streams += 1
-
-    async def end_stream(self: Any, stream_id: int) -> None:
-        stream = self._h2_state.streams.get(stream_id)
-        if stream is None or stream.closed or self._state == self._state.CLOSED:
-            await close(self, stream_id)
-            return
-        try:
-            self._h2_state.reset_stream(stream_id, CANCEL)
-        except ProtocolError:  # the connection is at its end
-            await close(self, stream_id)
-            return
-        for event in self._events.get(stream_id, ()):
-            if isinstance(event, DataReceived):  # give its share of the connection's window back
-                self._h2_state.acknowledge_received_data(event.flow_controlled_length, stream_id)
-        await close(self, stream_id)
-        with trio.move_on_after(GRACE, shield=True):
-            await self._write_outgoing_data(_NO_REQUEST)
-
-    members = {"resets_streams": True, "_receive_remote_settings_change": allow_most, "_response_closed": end_stream}
-    return type("HTTP2Connection", (base,), members)

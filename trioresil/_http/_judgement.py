@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .._errors import CircuitIsolatedError, CircuitOpenError, RejectedError, TimedOutError, is_unstarted, is_usage_error
+from ._edge_errors import was_connecting
 from ._library import Library
 from ._options import EXTENSION
 from ._retry_after import seconds_asked
@@ -38,6 +39,7 @@ class Judge:
         "_no_verdict",
         "_request_error",
         "_response",
+        "_silences",
         "_status_error",
         "_transport_error",
     )
@@ -50,7 +52,8 @@ class Judge:
         self._transport_error: Any = client.TransportError
         self._hopeless: Any = (client.LocalProtocolError, client.UnsupportedProtocol)
         self._never_made: Any = (client.ConnectError, client.ConnectTimeout, client.PoolTimeout, client.ProxyError)
-        self._no_verdict: Any = (client.PoolTimeout, *self._hopeless)
+        self._silences: Any = (client.ReadTimeout, client.WriteTimeout, library.timed_out_error)
+        self._no_verdict: Any = (client.PoolTimeout, library.pool_closed_error, *self._hopeless)
 
     def may_be_sent_again(self, outcome: object, request: Any = None) -> bool:
         """Tell whether a request, by default the one that the outcome knows of, may be made once more."""
@@ -84,6 +87,10 @@ class Judge:
         if is_unstarted(outcome) or isinstance(outcome, self._no_verdict):
             return None
         return True if isinstance(outcome, self._transport_error) else None
+
+    def fell_silent(self, error: object) -> bool:
+        """Tell whether an attempt ended because nothing came over its connection any more, which others may share."""
+        return isinstance(error, self._silences) and not is_unstarted(error) and not was_connecting(error)
 
     def _verdict_of_group(self, group: ExceptionGroup[Exception]) -> bool | None:
         verdicts = {self.verdict(leaf) for leaf in group.exceptions}

@@ -21,15 +21,15 @@ import gc
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal, TypeAlias
+from contextvars import copy_context
+from typing import Any, Final
 
 import trio
 from trio.lowlevel import current_trio_token, enable_ki_protection
 
 from .. import _instruments
 from .._events import ConnectionClosed
-
-Reason: TypeAlias = Literal["idle", "expired", "discarded", "evicted", "stale", "reclaimed", "retired", "closed"]
+from ._leases import Connection, Lease, Origin, Reason, Slot
 
 MAX_ORIGINS: Final = 1000
 """Origins that are remembered; beyond, those with nothing going on are forgotten, oldest first."""
@@ -37,137 +37,8 @@ MAX_ORIGINS: Final = 1000
 LOST_AFTER: Final = 1.0
 """Seconds without a connection given back after which responses that were thrown away are looked for."""
 
-
-class Slot:
-    """A place for one connection in use."""
-
-    __slots__ = ("held", "origin", "used")
-
-    def __init__(self, origin: Origin) -> None:
-        self.origin = origin
-        self.held = 0  # 1: the origin's; 2: the global one as well
-        self.used = False  # its holder has a connection, or dials
-
-
-class Lease:
-    """One request's hold on a connection."""
-
-    __slots__ = ("connection", "left", "opened", "origin", "slot", "task")
-
-    def __init__(self, origin: Origin) -> None:
-        self.origin = origin
-        self.slot: Slot | None = Slot(origin)
-        self.connection: Connection | None = None
-        self.left = False
-        self.opened = False  # for HTTP/2: its stream has begun, and the other side has not ended it
-        self.task: Any = None
-
-
-class Connection:
-    """One open connection."""
-
-    __slots__ = (
-        "core",
-        "expires_at",
-        "generation",
-        "idle_at",
-        "leases",
-        "limit",
-        "looking",
-        "multiplexed",
-        "opened_at",
-        "origin",
-        "rested",
-        "retired",
-        "settled",
-        "slot",
-        "stream",
-        "uses",
-    )
-
-    def __init__(
-        self, origin: Origin, core: Any, stream: Any, *, multiplexed: bool, generation: int, opened_at: float
-    ) -> None:
-        self.origin = origin
-        self.core = core
-        self.stream = stream
-        self.multiplexed = multiplexed
-        self.generation = generation
-        self.opened_at = opened_at
-        self.expires_at = math.inf
-        self.idle_at = opened_at
-        self.uses = 0
-        self.rested = False  # it was idle once, so the other side may have closed it
-        self.leases: set[Lease] = set()
-        # For HTTP/2: how many streams it may carry, whether the peer has said so, whether it takes no more, its slot.
-        self.limit = 1
-        self.settled = False
-        self.looking = False  # somebody looks what came while it was idle; nobody else may use it
-        self.retired = False
-        self.slot: Slot | None = None
-
-    def is_stale(self) -> bool:
-        """Tell whether the other side has closed it, or said something unasked.
-
-        Over HTTP/2 a server may speak when it likes; over TLS it sends its session tickets before the first response. Then
-        only the end of the connection counts.
-        """
-        wire = self.stream.wire
-        if not wire.is_readable():
-            return False
-        if self.multiplexed or (self.uses == 0 and self.stream.encrypted):
-            return bool(wire.is_ended())
-        return True
-
-
-def has_surplus(core: Any) -> bool:
-    """Tell whether bytes came after an HTTP/1.1 response: they would be taken for the next one."""
-    state = getattr(core, "_h11_state", None)  # the engine tells of them only where a connection is handed over
-    return state is not None and state.trailing_data[0] != b""
-
-
-class Origin:
-    """Where connections go to, and what is known of it."""
-
-    __slots__ = (
-        "closed",
-        "core",
-        "dialling",
-        "encrypted",
-        "failed",
-        "idle",
-        "in_use",
-        "key",
-        "last_error",
-        "limiter",
-        "name",
-        "opened",
-        "reclaimed",
-        "requests",
-        "reused",
-        "server_hostname",
-        "streams",
-        "url",
-        "waiting",
-    )
-
-    def __init__(self, key: Any, name: str, core: Any, *, server_hostname: str, limit: float) -> None:
-        self.key = key
-        self.name = name
-        self.core = core  # the engine's Origin
-        self.url = bytes(name.partition(" ")[0], "ascii")
-        self.encrypted = core.scheme in (b"https", b"wss")
-        self.server_hostname = server_hostname
-        self.limiter = None if limit == math.inf else trio.CapacityLimiter(limit)
-        self.idle: dict[Connection, None] = {}
-        self.streams: Any = None
-        self.in_use = self.dialling = self.waiting = 0
-        self.requests = self.reused = self.opened = self.closed = self.failed = self.reclaimed = 0
-        self.last_error: Exception | None = None
-
-    def is_quiet(self) -> bool:
-        """Tell whether nothing is open, and nobody is on the way."""
-        return not (self.idle or self.in_use or self.dialling or self.waiting)
+WARM_LOOK: Final = 1.0
+"""Seconds at least between two looks at connections that are kept warm, however short their idle time is."""
 
 
 class Ledger:
@@ -198,7 +69,6 @@ class Ledger:
         self.connections: set[Connection] = set()
         self.dialling = 0
         self.inside = 0  # leases
-        self.attached = 0  # slots with a connection, or a dial
         self.granted = self.granted_at_return = self.lost = 0
         self.returned_at = -math.inf
         self.closing = False
@@ -256,9 +126,6 @@ class Ledger:
     def free_slot(self, slot: Slot) -> None:
         """Give back what a slot holds."""
         held, slot.held = slot.held, 0
-        if slot.used:
-            slot.used = False
-            self.attached -= 1
         if held == 2:
             self.limiter.release_on_behalf_of(slot)
         if held and slot.origin.limiter is not None:
@@ -298,22 +165,25 @@ class Ledger:
     # -- connections -----------------------------------------------------------------------------------------------------
 
     @enable_ki_protection
-    def take_idle(self, lease: Lease, now: float) -> Connection | None:
-        """Attach the newest idle connection of the origin that is fit for use; else return None: dial."""
-        origin, slot = lease.origin, lease.slot
-        assert slot is not None
-        if not slot.used:
-            slot.used = True
-            self.attached += 1
+    def take_idle(self, lease: Lease, now: float, heard_after: float) -> Connection | None:
+        """Attach the newest idle connection of the origin that is fit for use, and was used since; else return None: dial."""
+        origin = lease.origin
         self.trim(now)
         while origin.idle:
             connection, _ = origin.idle.popitem()
+            if connection.was_silent_since(heard_after):
+                if not connection.multiplexed:  # not tried itself: it may be well
+                    origin.idle[connection] = None
+                    return None
+                del self.idle[connection]
+                self.close(connection, "stale")
+                continue
             del self.idle[connection]
             reason = self.unfit(connection, now)
             if reason is not None:
                 self.close(connection, reason)
                 continue
-            connection.looking = connection.multiplexed and connection.stream.wire.is_readable()
+            connection.looking = connection.multiplexed and connection.stream.is_readable()
             self.attach(lease, connection)
             if len(origin.idle) < self.min_idle:
                 self.note_short(origin)
@@ -388,7 +258,7 @@ class Ledger:
         """End the lease of a response that was thrown away. Safe from the garbage collector, which may come at any moment."""
         self.lost += 1
         try:
-            self.token.run_sync_soon(self.leave, lease, "reclaimed")
+            self.token.run_sync_soon(copy_context().run, self.leave, lease, "reclaimed")
         except trio.RunFinishedError:
             if lease.connection is not None:
                 lease.connection.stream.close_now()
@@ -405,9 +275,8 @@ class Ledger:
             self.returned_at = trio.current_time()
         connection.leases.discard(lease)
         if connection.multiplexed:
-            connection.retired = connection.retired or (
-                reason is not None and lease.opened and not connection.core.resets_streams
-            )
+            if lease.stream is not None:
+                connection.core.abandon(lease.stream)
             if connection in self.connections:
                 self.multiplexer.part(connection, reason)
             elif not connection.leases:
@@ -416,7 +285,7 @@ class Ledger:
         connection.origin.in_use -= 1
         if connection not in self.connections:
             return  # closed under its user
-        if reason is None and (not connection.core.is_idle() or has_surplus(connection.core)):
+        if reason is None and (not connection.core.is_idle() or connection.has_surplus()):
             reason = "retired"
         self.rest(connection, trio.current_time()) if reason is None else self.close(connection, reason)
 
@@ -428,20 +297,19 @@ class Ledger:
         if connection.generation != self.generation() and connection.origin.encrypted:
             self.close(connection, "retired")
             return
-        connection.idle_at = now
+        connection.idle_at = connection.heard_at = now
         connection.rested = True
         connection.origin.idle[connection] = None
         self.idle[connection] = None
         self.trim(now)
-        # Whoever was let in and has not looked yet is about to take one.
-        if len(self.idle) > self.max_idle + self.limiter.borrowed_tokens - self.attached:
+        while len(self.idle) > self.max_idle + connection.origin.waiting:  # who waits is about to take one
             self.close_idle(next(iter(self.idle)), "idle")
         if min(now + self.idle_timeout, connection.expires_at) < self.wake_at:
             self.wake()
 
     def trim(self, now: float) -> None:
         """Close what has been idle for too long."""
-        while self.idle:
+        for _ in range(len(self.idle)):  # one that is kept warm may be due again at once
             oldest = next(iter(self.idle))
             if now < oldest.idle_at + self.idle_timeout:
                 return
@@ -458,7 +326,10 @@ class Ledger:
         for connection in tuple(self.idle):
             reason = self.unfit(connection, now)
             if reason is None:
-                due = min(due, connection.idle_at + self.idle_timeout, connection.expires_at)
+                ends_at = connection.idle_at + self.idle_timeout
+                if len(connection.origin.idle) <= self.min_idle:
+                    ends_at = max(ends_at, now + WARM_LOOK)
+                due = min(due, ends_at, connection.expires_at)
             else:
                 self.close_idle(connection, reason)
         return due

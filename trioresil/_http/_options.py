@@ -49,6 +49,11 @@ class Settings:
     tokens: float | None = None
 
 
+def attempt_seconds(given: object, total: float) -> float:
+    """Return the time for an attempt: as given, or what lets three of them into the total."""
+    return min(10.0, total / 3) if given is None else seconds("attempt_timeout", given, zero=False)
+
+
 def settings_of(given: object, defaults: Settings) -> Settings:
     """Return what holds for a request with these options.
 

@@ -5,9 +5,9 @@ a response whose body gives the lease back when it is closed. Decisions are sync
 here. Whatever is raised on the way passes one `except`, which ends the lease.
 
 A request is sent again, once, if a connection that had been used before broke before any byte of a response came: the server may
-have closed it just as it was taken. That is safe for an idempotent method, and for any method while no byte was handed to the
-kernel or where the server says that it did nothing; it is possible only if the body can be read from its beginning. Over
-HTTP/1.1 it keeps its lease, and so its place.
+have closed it just as it was taken. That is safe for an idempotent request (by the user's word, its method or its key), and for
+any while no byte was handed to the kernel or where the server says that it did nothing; it is possible only if the body can be
+read from its beginning. Over HTTP/1.1 it keeps its lease, and so its place.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ import trio
 
 from .. import _instruments
 from .._events import ConnectFailed, ConnectionOpened
-from .._links import mark_unstarted
+from .._links import mark_started, mark_unstarted
 from ._dial import Dialler
 from ._engine import Engine
-from ._http2 import Multiplexer, StreamWatch
-from ._ledger import Connection, Lease, Ledger, Origin, Slot
-from ._report import CallReport
+from ._http2 import Multiplexer
+from ._judgement import says_idempotent
+from ._leases import Connection, Lease, Origin, Slot
+from ._ledger import Ledger
+from ._report import HEARD_AFTER, CallReport
 
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"})
+REFUSED_STREAM: Final = 7
+MAX_REFUSALS: Final = 10
+"""Times that a request is sent again because the server said that it did nothing for it."""
 _NO_TIMEOUTS: Final[dict[str, float | None]] = {}
 _REPORTS: Final = (CallReport(reused=False), CallReport(reused=True))
 
@@ -48,7 +52,18 @@ class Upload:
 class Call:
     """One request on its way: what the steps share."""
 
-    __slots__ = ("extensions", "lease", "ledger", "request", "timeouts", "upload", "watch", "worn")
+    __slots__ = (
+        "attempts",
+        "extensions",
+        "heard_after",
+        "lease",
+        "ledger",
+        "request",
+        "sending",
+        "timeouts",
+        "upload",
+        "worn",
+    )
 
     def __init__(self, request: Any, ledger: Ledger, lease: Lease, byte_stream: type) -> None:
         self.request = request
@@ -57,8 +72,10 @@ class Call:
         self.extensions = request.extensions
         self.timeouts = self.extensions.get("timeout", _NO_TIMEOUTS)
         self.upload = request.stream if isinstance(request.stream, byte_stream) else Upload(request.stream)
+        self.attempts = 0
+        self.heard_after = self.extensions.get(HEARD_AFTER, -math.inf)  # no connection that was silent since then
+        self.sending = False
         self.worn = False  # the connection may have been closed by the other side before this request
-        self.watch: StreamWatch | None = None
 
 
 class RequestPath:
@@ -102,24 +119,35 @@ class RequestPath:
         call = Call(request, ledger, lease, self._byte_stream)
         try:
             connection = await self._connection(call, now)
-            try:
-                return await self._exchange(call, connection)
-            except Exception as exc:
-                if not self._may_send_again(call, connection, exc):
-                    raise
-            connection = await self._another_connection(call)
-            return await self._exchange(call, connection)
+            while True:
+                try:
+                    return await self._exchange(call, connection)
+                except Exception as exc:
+                    if not self._may_send_again(call, connection, exc):
+                        raise
+                connection = await self._another_connection(call)
         except Exception as exc:
             ledger.leave(lease, "discarded")
-            error = self._engine.translated(exc)
+            error = self._closed(call) if ledger.closing else self._engine.translated(exc)
             if error is None:
                 raise
-            raise error from exc
+            try:
+                raise error from exc
+            finally:
+                del error  # its traceback holds this frame
         except BaseException as exc:
-            if not _was_sent(lease):
+            if call.sending and _was_sent(lease):
+                mark_started(exc)
+            else:
                 mark_unstarted(exc)
             ledger.leave(lease, "discarded")
             raise
+
+    def _closed(self, call: Call) -> Any:
+        """Return the error of a request that the pool was closed under."""
+        error = self._engine.library.pool_closed_error(self._owner.name)
+        error.started = call.sending
+        return error
 
     # -- a connection ----------------------------------------------------------------------------------------------------
 
@@ -131,12 +159,13 @@ class RequestPath:
             if not ledger.take_slot(lease.slot):
                 await self._queue(call, None)
                 now = trio.current_time()
-            return ledger.take_idle(lease, now) or await self._dial(call)
+            return ledger.take_idle(lease, now, call.heard_after) or await self._dial(call)
+        multiplexer.distrust(lease.origin, call.heard_after)
         if not multiplexer.enter(lease) or (lease.slot is not None and lease.slot.held < 2):
             await self._queue(call, multiplexer)
         connection = lease.connection
         while connection is None:
-            connection = ledger.take_idle(lease, trio.current_time()) or await self._dial(call)
+            connection = ledger.take_idle(lease, trio.current_time(), call.heard_after) or await self._dial(call)
             if connection.looking and not await multiplexer.look(lease, connection):
                 connection = None  # the peer had closed it, or goes away
         multiplexer.dialled(lease, connection)
@@ -175,7 +204,7 @@ class RequestPath:
         ledger.part(lease, "stale")
         if lease.slot is not None:
             return await self._dial(call)
-        lease.slot, lease.opened = Slot(lease.origin), False  # its place was a stream of what broke
+        lease.slot, lease.stream = Slot(lease.origin), None  # its place was a stream of what broke
         return await self._connection(call, trio.current_time())
 
     async def _dial(self, call: Call) -> Connection:
@@ -208,10 +237,11 @@ class RequestPath:
         generation = self._tls.generation
         stream = await self._dialler.dial(origin, trace)
         multiplexed = self._only_http2 or (self._http2 and stream.alpn == "h2")
-        make = self._engine.http2 if multiplexed else self._engine.http11
         if multiplexed:
-            stream = stream.moved_to(self._engine.shared_stream)
-        core = make(origin=self._dialler.origin_on_wire(origin), stream=stream, keepalive_expiry=None)
+            core = self._engine.http2(self._engine.core, stream)
+        else:
+            where = self._dialler.origin_on_wire(origin)
+            core = self._engine.http11(origin=where, stream=stream, keepalive_expiry=None)
         now = trio.current_time()
         if _instruments.installed:
             _instruments.emit(ConnectionOpened, policy=self._owner, origin=origin.name, seconds=now - started)
@@ -231,51 +261,30 @@ class RequestPath:
         """Send the request on a connection, and return the response once its head is there."""
         engine = self._engine
         reused = connection.uses > 0
+        call.sending = True
         call.worn = reused or connection.rested
         connection.uses += 1
-        read_timeout = None
+        answer = await self._head(call, connection)
         if connection.multiplexed:
-            read_timeout = call.timeouts.get("read")
-            answer = await self._head_of_stream(call, connection, read_timeout)
-        else:
-            answer = await self._head(call, connection)
+            call.ledger.multiplexer.settle(call.lease)
         told = answer.extensions
         told["trioresil"] = _REPORTS[reused]
-        body = engine.body(answer.stream, call.lease, call.ledger, engine, read_timeout)
+        body = engine.body(answer.stream, call.lease, call.ledger, engine)
         return engine.response(status_code=answer.status, headers=answer.headers, stream=body, extensions=told)
 
     async def _head(self, call: Call, connection: Connection) -> Any:
         stream = connection.stream
         stream.received = stream.wire.sent = False
         request = self._engine_request(call, connection, call.extensions)
+        if connection.multiplexed:
+            answer = connection.core.handle_async_request(request, call.lease)
+        else:
+            answer = connection.core.handle_async_request(request)
         if self._head_timeout == math.inf:
-            return await connection.core.handle_async_request(request)
+            return await answer
         with trio.CancelScope(deadline=trio.current_time() + self._head_timeout):
-            return await connection.core.handle_async_request(request)
-        raise self._late(self._head_timeout)
-
-    async def _head_of_stream(self, call: Call, connection: Connection, read_timeout: float | None) -> Any:
-        multiplexer, lease, task = call.ledger.multiplexer, call.lease, trio.lowlevel.current_task()
-        user = call.extensions.get("trace")
-        call.watch = watch = StreamWatch(
-            multiplexer, connection, lease, user, read_timeout=read_timeout, head_timeout=self._head_timeout
-        )
-        request = self._engine_request(call, connection, {**call.extensions, "trace": watch})
-        connection.stream.watches[task] = watch
-        try:
-            with watch.scope:
-                answer = await connection.core.handle_async_request(request)
-                multiplexer.settle(lease)
-                return answer
-        finally:
-            del connection.stream.watches[task]
-        if watch.refused:
-            raise self._engine.core.ConnectionNotAvailable("the server went away before it began with this request")
-        raise self._late(min(self._head_timeout, math.inf if read_timeout is None else read_timeout))
-
-    def _late(self, seconds: float) -> Exception:
-        error: Exception = self._engine.core.ReadTimeout(f"no response head within {seconds:g} s")
-        return error
+            return await answer
+        raise self._engine.core.ReadTimeout(f"no response head within head_timeout={self._head_timeout:g} s")
 
     def _engine_request(self, call: Call, connection: Connection, extensions: dict[str, Any]) -> Any:
         request, engine = call.request, self._engine
@@ -289,16 +298,19 @@ class RequestPath:
         )
 
     def _may_send_again(self, call: Call, connection: Connection, exc: Exception) -> bool:
+        call.attempts += 1
         if not isinstance(exc, self._engine.broken) or (isinstance(call.upload, Upload) and call.upload.begun):
             return False
-        watch = call.watch
-        if watch is not None:
-            if watch.was_not_processed(exc, self._engine.core.ConnectionNotAvailable):
-                call.lease.opened = False  # nothing of it is left on the connection
-                return True
+        if connection.multiplexed:
+            event = exc.args[0] if exc.args else None
+            refused = getattr(event, "error_code", None) == REFUSED_STREAM
+            if refused or isinstance(exc, self._engine.core.ConnectionNotAvailable):
+                return call.attempts <= MAX_REFUSALS
         elif connection.stream.received:
             return False
-        return call.worn and (call.request.method in IDEMPOTENT or not _was_sent(call.lease))
+        if call.attempts > 1 or not call.worn:
+            return False
+        return not _was_sent(call.lease) or says_idempotent(call.request)
 
 
 def _was_sent(lease: Lease) -> bool:
@@ -306,4 +318,4 @@ def _was_sent(lease: Lease) -> bool:
     connection = lease.connection
     if connection is None:
         return False
-    return lease.opened if connection.multiplexed else bool(connection.stream.wire.sent)
+    return lease.stream is not None if connection.multiplexed else bool(connection.stream.wire.sent)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from ._ledger import Ledger, Origin
+    from ._leases import Origin
+    from ._ledger import Ledger
 
 
 @attrs.frozen(kw_only=True)
@@ -22,7 +23,7 @@ class PoolOriginStatistics:
     """Connections that carry a request."""
     idle: int
     """Connections that are ready for one."""
-    dialling: int
+    connecting: int
     """Connections that are being opened."""
     waiting: int
     """Requests that wait for a connection or a stream."""
@@ -54,7 +55,7 @@ class PoolTransportStatistics:
     """Connections that carry a request."""
     idle: int
     """Connections that are ready for one."""
-    dialling: int
+    connecting: int
     """Connections that are being opened."""
     waiting: int
     """Requests that wait for a connection or a stream."""
@@ -76,7 +77,7 @@ def statistics_of(name: str, max_connections: float, closed: bool, ledger: Ledge
         open=0 if ledger is None else len(ledger.connections),
         in_use=sum(each.in_use for each in totals),
         idle=0 if ledger is None else len(ledger.idle),
-        dialling=0 if ledger is None else ledger.dialling,
+        connecting=0 if ledger is None else ledger.dialling,
         waiting=sum(each.waiting for each in totals),
         requests=sum(each.requests for each in totals),
         closed=closed,
@@ -89,7 +90,7 @@ def _of_origin(origin: Origin) -> PoolOriginStatistics:
         open=len(origin.idle) + origin.in_use,
         in_use=origin.in_use,
         idle=len(origin.idle),
-        dialling=origin.dialling,
+        connecting=origin.dialling,
         waiting=origin.waiting,
         requests=origin.requests,
         opened=origin.opened,

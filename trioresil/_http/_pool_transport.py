@@ -17,7 +17,8 @@ from .._links import mark_unstarted
 from ._dial import Dialler
 from ._engine import engine_of
 from ._http2 import Multiplexer
-from ._ledger import Ledger, Origin
+from ._leases import Origin
+from ._ledger import Ledger
 from ._pool_requests import RequestPath
 from ._pool_statistics import PoolTransportStatistics, statistics_of
 from ._proxies import make_proxy
@@ -33,6 +34,55 @@ _DEFAULT_PORTS: Final = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 
 
 class PoolTransport:
+    """Keep a client's connections: a pool that stays fast with thousands of tasks, and loses nothing when they are cancelled.
+
+    It takes the place of the client library's own AsyncHTTPTransport, with the same parameters and the same errors, and has no
+    policy: no retry, no circuit. Put a ResilientTransport around it for these, or use open_client, which has both. Taking and
+    giving back a connection costs the same however many there are, and each origin has a limit of its own, so that one
+    that hangs doesn't starve the others.
+
+    Synopsis::
+
+        async with httpx.AsyncClient(transport=PoolTransport(max_lifetime=300)) as client:
+            await client.get("https://example.com/")
+
+    Waiting for a connection is first come, first served, for each origin and for the whole. The newest idle connection is
+    used first. One that the server closed just as it was taken is replaced, once, where the request can't be processed twice by
+    that. A response that was never closed gives its connection back when it is collected, with a ResourceWarning. Shared: by any
+    number of clients and tasks of one run, and by many runs in turn, each with connections of its own.
+
+    Args:
+      verify (True, False, path, ssl.SSLContext or ClientTLS): as in the client library; a ClientTLS brings client certificates
+        whose files may change. Default: True.
+      cert, trust_env, http1, proxy, uds, local_address, socket_options: as in the client library's AsyncHTTPTransport. One pool
+        serves all that a proxy leads to; socks5:// needs trioresil[socks].
+      http2 (bool): offer HTTP/2, and send many requests at once on one connection where the server takes it. Needs
+        trioresil[http2]. Default: False.
+      limits (Limits): max_connections counts *open* connections, idle ones too, and may be None for no limit. Default: 100, of
+        which 20 may be idle, for 5 seconds.
+      retries: refused. It would repeat what only a policy should: put a Retry or a ResilientTransport around the pool.
+      max_connections_per_origin (int >= 1, math.inf or None): how many of them one origin may use. Default: nine tenths, at
+        least 1.
+      max_lifetime (float, seconds, > 0): a connection older than this, or than up to a tenth less by chance, takes no new
+        request; so DNS changes are seen. Default: math.inf.
+      min_idle (int >= 0): how many connections to keep ready for each origin that was called. Needs the maintenance task,
+        `await nursery.start(transport.serve)`. Default: 0.
+      head_timeout (float, seconds, > 0): from the moment that a request has its connection until the last byte of the response's
+        head, the upload included; then a ReadTimeout. A head that drips byte by byte never meets the read timeout.
+        Default: math.inf.
+      name (str): what errors and events call it.
+      rng (random.Random or None): spreads lifetimes. Default: seeded by the system.
+
+    Cancellation: a cancelled request gives everything back. While it waited or dialled, nothing of it was sent; later its
+    connection is closed, or over HTTP/2 its stream is reset and the others on the connection go on.
+
+    Raises:
+      PoolTimeout: no connection came free within the request's pool timeout.
+      PoolClosedError: the transport was closed. It is a ConnectError of the library too.
+      ConnectError, ConnectTimeout, ReadTimeout, …: as from the library's own transport.
+      RuntimeError: min_idle without the maintenance task; or it is in use in another trio.run.
+    """
+
     _library: ClassVar[Library]
 
     def __init__(
@@ -96,6 +146,10 @@ class PoolTransport:
     def _set_limits(self, limits: Any, per_origin: float | None) -> None:
         client = self._library.client
         given = client.Limits(max_connections=100, max_keepalive_connections=20) if limits is None else limits
+        if not isinstance(given, client.Limits):
+            raise TypeError(
+                f"limits must be an {self._library.name}.Limits, not {given!r}: Limits(max_connections=100, ...)"
+            )
         self._max_connections = math.inf if given.max_connections is None else given.max_connections
         keepalive = given.max_keepalive_connections
         self._max_idle = math.inf if keepalive is None else keepalive
@@ -118,6 +172,8 @@ class PoolTransport:
             await self._refuse()
         if self._tls.changes and self._tls.due():
             await self._refresh()
+            if self._closed:  # meanwhile
+                await self._refuse()
         now = self._clock.read()
         ledger = self._ledger
         assert ledger is not None
@@ -268,7 +324,7 @@ class PoolTransport:
         closed = ", closed" if self._closed else ""
         of = "" if seen.max_connections == math.inf else f" of {seen.max_connections:g}"
         return (
-            f"<trioresil.PoolTransport {self._name!r} {seen.in_use + seen.dialling}{of} in use, "
+            f"<trioresil.PoolTransport {self._name!r} {seen.in_use + seen.connecting}{of} in use, "
             f"{seen.idle} idle, {seen.waiting} waiting{closed}>"
         )
 

@@ -11,9 +11,10 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from ._dial import Dialler, Trace
+    from ._dial import Dialler
     from ._engine import Engine
-    from ._ledger import Origin
+    from ._leases import Origin
+    from ._trace import Trace
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -153,10 +154,21 @@ class SocksProxy:
     async def _ask(self, stream: Any, talk: Any, request: Any) -> Any:
         talk.send(request)
         await stream.write(talk.data_to_send())
-        data = await stream.read(4096)
-        if not data:
-            raise self._engine.core.ProxyError("the proxy closed the connection before it answered")
-        return talk.receive_data(data)
+        reply = await self._exactly(stream, 2)
+        if isinstance(request, self._socks.socks5.SOCKS5CommandRequest):
+            reply += await self._exactly(stream, 3)  # up to the kind of address, and its first byte
+            reply += await self._exactly(stream, {1: 5, 4: 17}.get(reply[3], reply[4] + 2))
+        return talk.receive_data(reply)
+
+    async def _exactly(self, stream: Any, size: int) -> bytes:
+        """Read so many bytes, which may come in parts; what comes after them is not the proxy's."""
+        data = b""
+        while len(data) < size:
+            part = await stream.read(size - len(data))
+            if not part:
+                raise self._engine.core.ProxyError("the proxy closed the connection before it answered")
+            data += part
+        return data
 
 
 def _words(method: Any) -> str:

@@ -1,8 +1,13 @@
-"""What a response tells of the way it came."""
+"""What a response tells of the way it came, and what a request asks of its connection."""
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
+
+HEARD_AFTER: Final = "trioresil.heard_after"
+"""Extension of a request that is to go over a connection was heard of since that instant. A PoolTransport knows it."""
 
 
 @attrs.frozen(kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import attrs
 import trio
 from trio import current_time
-from trio.lowlevel import ParkingLot, cancel_shielded_checkpoint, checkpoint_if_cancelled
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from .. import _instruments
 from .._checks import seconds, text
@@ -29,13 +29,13 @@ from .._policies.timeout import Timeout
 from .._policies.token_bucket import TokenBucket
 from .._retry_budget import RetryBudget
 from ..abc import Drainable
-from ._attempts import Attempts, tokens_of
+from ._attempts import Attempts, Traffic, tokens_of
 from ._bodies import close, drain, is_form_of_bytes, watched_body_class
 from ._course import Course
 from ._judgement import TRANSIENT
-from ._options import EXTENSION, Settings, settings_of
+from ._options import EXTENSION, Settings, attempt_seconds, settings_of
 from ._origin_policies import Origin, Origins, OriginStatistics, PerOrigin, default_breaker
-from ._report import CallReport
+from ._report import HEARD_AFTER, CallReport
 
 FOREIGN: Final = CallReport()
 
@@ -94,7 +94,9 @@ class ResilientTransport(Attempts):
       bucket ((origin) -> TokenBucket, or a Keyed, or None): each attempt takes a token, or `cost(request)` tokens. A 429 with
         Retry-After pauses it. Default: none; a 429 then holds all requests to its origin back for so long.
       total_timeout (float, seconds, > 0, or math.inf): bounds all attempts, their queues and the waits between. Default: 30.
-      attempt_timeout (float, seconds, > 0, or math.inf): bounds each attempt. Default: 10.
+      attempt_timeout (float, seconds, > 0, or math.inf): bounds each attempt. Keep it below the total: only a time-out of an
+        attempt counts for the circuit, and only after one is there time for another. Default: 10, or a third of the total if
+        that is less.
       body_timeout (float, seconds, > 0, or math.inf): bounds the reading of a body, from the moment its head is there.
         Default: math.inf.
       deadline_header (str): name of a header in which the seconds left for an attempt are sent. Default: none is.
@@ -120,7 +122,7 @@ class ResilientTransport(Attempts):
         bulkhead: PerOrigin[Bulkhead] = None,
         bucket: PerOrigin[TokenBucket] = None,
         total_timeout: float = 30.0,
-        attempt_timeout: float = 10.0,
+        attempt_timeout: float | None = None,
         body_timeout: float = math.inf,
         deadline_header: str | None = None,
         attempt_header: str | None = None,
@@ -131,9 +133,11 @@ class ResilientTransport(Attempts):
         self._origins = Origins(
             breaker=default_breaker if breaker is ... else breaker, bulkhead=bulkhead, bucket=bucket
         )
+        total_timeout = seconds("total_timeout", total_timeout, zero=False)
+        attempt_timeout = attempt_seconds(attempt_timeout, total_timeout)
         self._settings = Settings(
-            total_timeout=seconds("total_timeout", total_timeout, zero=False),
-            attempt_timeout=seconds("attempt_timeout", attempt_timeout, zero=False),
+            total_timeout=total_timeout,
+            attempt_timeout=attempt_timeout,
             body_timeout=seconds("body_timeout", body_timeout, zero=False),
             retry=self._default_retry() if retry is ... else _check_retry(retry),
         )
@@ -145,11 +149,9 @@ class ResilientTransport(Attempts):
         self._stamps = deadline_header is not None or attempt_header is not None
         self._byte_stream: Any = self._library.client.ByteStream
         self._counts_bodies = not isinstance(transport, Drainable)
-        self._closed = False
-        self._inside = 0
-        self._requests = 0
-        self._retries = 0
-        self._drained = ParkingLot()
+        self._traffic = Traffic()
+        if isinstance(transport, Drainable):
+            self._traffic.drainables.append(transport)
 
     def _check_transport(self, transport: Any) -> Any:
         client = self._library.client
@@ -158,12 +160,12 @@ class ResilientTransport(Attempts):
         return transport
 
     def _beside(self, transport: Any) -> Any:
-        """Return one like this, around another transport, that shares all policies with this."""
+        """Return one like this, around another transport, that shares all policies and counts with this."""
         other = copy.copy(self)
         other._transport = self._check_transport(transport)
         other._counts_bodies = not isinstance(transport, Drainable)
-        other._inside = other._requests = other._retries = 0
-        other._drained = ParkingLot()
+        if isinstance(transport, Drainable):
+            self._traffic.drainables.append(transport)
         return other
 
     def _default_retry(self) -> Retry:
@@ -182,7 +184,7 @@ class ResilientTransport(Attempts):
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send one request, and return its answer."""
-        settings, extensions = self._settings, request.extensions
+        settings, extensions, traffic = self._settings, request.extensions, self._traffic
         if EXTENSION in extensions:
             settings = settings_of(extensions[EXTENSION], settings)
         try:
@@ -192,18 +194,18 @@ class ResilientTransport(Attempts):
             raise
         if _instruments.installed:
             _instruments.announce(self)
-        if self._closed:
+        if traffic.closed:
             await _instruments.reject(self, self._library.pool_closed_error(self.name))
         url = request.url
         origin = self._origins[f"{url.scheme}://{url.netloc.decode('ascii')}"]
-        self._inside += 1
-        self._requests += 1
+        traffic.inside += 1
+        traffic.requests += 1
         try:
             if type(request.stream) is self._byte_stream:
                 return await self._send(request, origin, settings, True)
             return await self._send_watched(request, origin, settings)
         finally:
-            self._leave()
+            traffic.leave()
 
     async def _send_watched(self, request: Any, origin: Origin, settings: Settings) -> Any:
         """Send a request whose body may be readable only once: it is sent again only while nobody has begun to read it."""
@@ -220,7 +222,8 @@ class ResilientTransport(Attempts):
         retry = settings.retry
         if retry is not None and retry.budget is not None:
             retry.budget.deposit()
-        deadline = current_time() + settings.total_timeout
+        now = current_time()
+        deadline = now + settings.total_timeout
         error = None
         try:
             response = await self._attempted(request, origin, settings, deadline, None)
@@ -237,7 +240,7 @@ class ResilientTransport(Attempts):
             if retry is None or self._is_total(error, deadline):
                 assert error is not None
                 raise_again(error)
-            course = Course(self._judge, retry, request, deadline)
+            course = Course(self._judge, retry, request, deadline, began_at=now)
             return await self._rerun(request, origin, settings, deadline, course, body, error, response)
         finally:
             del error  # its traceback holds this frame
@@ -253,6 +256,7 @@ class ResilientTransport(Attempts):
         error: Exception | None,
         response: Any,
     ) -> Any:
+        extensions = request.extensions
         try:
             while True:
                 try:
@@ -266,8 +270,10 @@ class ResilientTransport(Attempts):
                     return self._reported(course.conclude(self._library), course)
                 await self._put_away(course, request, response, deadline)
                 await self._wait(course, wake_at, settings, deadline)
-                self._retries += 1
-                error = None
+                self._traffic.retries += 1
+                if self._judge.fell_silent(error):  # where one connection has died unnoticed, others may have
+                    request.extensions = {**extensions, HEARD_AFTER: course.began_at}
+                error, course.began_at = None, current_time()
                 try:
                     response = await self._attempted(request, origin, settings, deadline, course)
                 except Exception as exc:
@@ -283,6 +289,7 @@ class ResilientTransport(Attempts):
                     assert error is not None
                     raise_again(error)
         finally:
+            request.extensions = extensions
             course.forget()
             del error
 
@@ -325,7 +332,7 @@ class ResilientTransport(Attempts):
 
     def close_admission(self) -> None:
         """From now on reject new requests. Those inside go on, with their retries. Synchronous."""
-        self._closed = True
+        self._traffic.closed = True
 
     async def wait_drained(self) -> None:
         """Wait until no request is inside, and, as far as the transport can tell, until no answer is open.
@@ -333,12 +340,13 @@ class ResilientTransport(Attempts):
         Cancellation: a full checkpoint; nothing changes.
         """
         await check_cancelled()
-        if not self._inside:
+        traffic = self._traffic
+        if not traffic.inside:
             await cancel_shielded_checkpoint()
-        while self._inside:
-            await self._drained.park()
-        if isinstance(self._transport, Drainable):
-            await self._transport.wait_drained()
+        while traffic.inside:
+            await traffic.drained.park()
+        for transport in traffic.drainables:
+            await transport.wait_drained()
 
     async def aclose(self) -> None:
         """Close the transport inside."""
@@ -360,17 +368,17 @@ class ResilientTransport(Attempts):
         """Return a snapshot; works outside of a run, as of the last use."""
         return ResilientTransportStatistics(
             name=self.name,
-            inside=self._inside,
-            requests=self._requests,
-            retries=self._retries,
-            closed=self._closed,
+            inside=self._traffic.inside,
+            requests=self._traffic.requests,
+            retries=self._traffic.retries,
+            closed=self._traffic.closed,
             origins=self._origins.statistics(),
         )
 
     def __repr__(self) -> str:
-        closed = ", closed" if self._closed else ""
+        closed = ", closed" if self._traffic.closed else ""
         return (
-            f"<trioresil.{self._library.name}.ResilientTransport {self.name!r} {self._inside} inside, "
+            f"<trioresil.{self._library.name}.ResilientTransport {self.name!r} {self._traffic.inside} inside, "
             f"{len(self._origins)} origins{closed}>"
         )
 

@@ -13,7 +13,8 @@ from typing import Final
 import trio
 
 from .._kernel.backoff import exponential
-from ._ledger import Ledger, Origin, Slot
+from ._leases import Origin, Slot
+from ._ledger import Ledger
 from ._pool_requests import RequestPath
 
 CONNECT_TIMEOUT: Final = 10.0

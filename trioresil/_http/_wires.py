@@ -27,13 +27,13 @@ GRACE: Final = 1.0
 class Wire(trio.abc.Stream):
     """A connected socket, read and written without a layer between.
 
-    `whole_writes` is set for HTTP/2, where bytes that were handed to the wire belong to every stream of the connection.
+    Over HTTP/2 its writer stands in a shield, because what it sends belongs to every stream of the connection: see `write_whole`.
     """
 
     def __init__(self, socket: trio.socket.SocketType) -> None:
         self.socket = socket
         self.sent = False
-        self.whole_writes = False
+        self.shield: trio.CancelScope | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return bytes as they come; b"" at the end."""
@@ -44,8 +44,8 @@ class Wire(trio.abc.Stream):
 
     async def send_all(self, data: Buffer) -> None:
         """Hand every byte to the kernel."""
-        if self.whole_writes:
-            await self._send_whole(data)
+        if self.shield is not None:
+            await self._send_whole(data, self.shield)
         else:
             await self._send(data)
 
@@ -58,24 +58,22 @@ class Wire(trio.abc.Stream):
         except OSError as exc:
             raise self._broken(exc) from exc
 
-    async def _send_whole(self, data: Buffer) -> None:
-        """Send all of it whatever cancels this task, which meets its cancellation at the next checkpoint.
-
-        A frame sent in part, or headers that the compressor has counted and that are never sent, spoil the connection for
-        every stream on it. So only a peer that takes nothing for GRACE seconds ends this early, and then the wire is closed.
-        """
+    async def _send_whole(self, data: Buffer, shield: trio.CancelScope) -> None:
         done = 0
         while done < len(data):
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE):
+            with trio.CancelScope(deadline=trio.current_time() + GRACE):
                 try:
                     while done < len(data):
                         done += await self.socket.send(memoryview(data)[done:] if done else data)
                         self.sent = True
                 except OSError as exc:
                     raise self._broken(exc) from exc
-            if done < len(data) and trio.current_effective_deadline() <= trio.current_time():
-                self.close_now()
-                await checkpoint()
+            if done < len(data):
+                shield.shield = False
+                if trio.current_effective_deadline() <= trio.current_time():
+                    self.close_now()
+                    await checkpoint()
+                shield.shield = True
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the kernel takes bytes."""
@@ -135,10 +133,6 @@ class NetworkStream:
         """Whether there is TLS on it."""
         return isinstance(self._stream, trio.SSLStream)
 
-    def moved_to(self, kind: Any) -> Any:
-        """Return this stream as one of another class."""
-        return kind(self._stream, self.wire)
-
     @property
     def alpn(self) -> str | None:
         """The protocol that was agreed on over TLS."""
@@ -175,6 +169,32 @@ class NetworkStream:
                 raise self._core.WriteTimeout(f"not sent within {timeout:g} s")
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._core.WriteError(_text(exc)) from exc
+
+    async def write_whole(self, buffer: bytes, seconds: float | None) -> None:
+        """Send all of the buffer whatever cancels this task, which meets its cancellation at its next checkpoint.
+
+        A frame sent in part, or headers that the compressor has counted and that are never sent, spoil the connection for
+        every stream on it. So only a peer that takes nothing for GRACE seconds ends this early, and then the wire is closed.
+        """
+        with trio.CancelScope(shield=True) as shield:
+            self.wire.shield = shield
+            try:
+                await self.write(buffer, seconds)
+            finally:
+                self.wire.shield = None
+
+    def has_surplus(self) -> bool:
+        """Tell whether bytes came that no read has returned yet: TLS holds them back, and no socket shows them any more."""
+        stream: Any = self._stream
+        while isinstance(stream, trio.SSLStream):  # TLS to a proxy may lie under TLS to the origin
+            if stream._incoming.pending or stream._ssl_object.pending():
+                return True
+            stream = stream.transport_stream
+        return False
+
+    def is_readable(self) -> bool:
+        """Tell whether something came that no read has returned yet, or the end did."""
+        return self.has_surplus() or bool(self.wire.is_readable())
 
     async def aclose(self) -> None:
         """Close it; never waits."""

@@ -381,9 +381,7 @@ class Pool(Generic[C]):
             return
         if not self._is_open:
             await self._reject(PoolClosedError(self.name))
-        error = PoolFullError(self.name)
-        error.max_wait = max_wait
-        await self._reject(error)
+        await self._reject(_full(self.name, max_wait))
 
     async def _take_usable(self) -> Kept[C] | None:
         """Take the newest idle connection that is sound; the others are closed."""
@@ -645,6 +643,12 @@ async def _call(fn: Callable[..., Any], *args: Any) -> Any:
 def _close(connection: Any) -> Any:
     close = getattr(connection, "aclose", None) or getattr(connection, "close", None)
     return None if close is None else close()
+
+
+def _full(name: str, max_wait: float) -> PoolFullError:
+    error = PoolFullError(name)
+    error.max_wait = max_wait
+    return error
 
 
 def _callable(argument: str, value: Any) -> Any:
