@@ -146,6 +146,31 @@ async def test_http2_server_that_allows_no_streams_for_now_gets_none(edge: Edge,
         assert_at_rest(pool)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["a read time-out", "a cancellation"])
+async def test_http2_connection_that_died_silently_gets_no_second_request(
+    edge: Edge, nursery: trio.Nursery, by: str
+) -> None:
+    async def script(stream: Stream) -> None:
+        if stream.connection.number == 1 and len(stream.connection.streams) > 1:
+            await trio.sleep_forever()
+        await answer(stream)
+
+    server = await H2Server(script).start(nursery)
+    pool = edge.pool(http1=False, http2=True)
+    async with client_of(edge, pool, 0.1 if by == "a read time-out" else None) as client:
+        await client.get(server.url)
+        if by == "a read time-out":
+            with pytest.raises(edge.lib.ReadTimeout):
+                await client.post(server.url, content=b"x")
+        else:
+            with trio.move_on_after(1.05):
+                await client.post(server.url, content=b"x")
+        assert (await client.post(server.url, content=b"x")).status_code == 200
+        assert_at_rest(pool)
+    assert server.accepted == 2
+
+
 # time, and the same request twice
 
 

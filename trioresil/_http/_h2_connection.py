@@ -42,6 +42,8 @@ CONNECTION_WINDOW: Final = 2**31 - 1
 _INITIAL_WINDOW: Final = 2**16 - 1
 PATIENCE: Final = 0.1
 """Seconds for the rest of a TLS record of which the beginning has come."""
+SILENCE: Final = 1.0
+"""Seconds with no word on the connection after which a request that is given up makes it suspect; a read time-out always does."""
 CANCEL: Final = 8
 _HIDDEN: Final = (b"host", b"transfer-encoding", b"connection", b"keep-alive", b"proxy-connection", b"upgrade")
 _CONFIG: Final = h2.config.H2Configuration(validate_inbound_headers=False)
@@ -50,11 +52,12 @@ _CONFIG: Final = h2.config.H2Configuration(validate_inbound_headers=False)
 class Stream:
     """One exchange."""
 
-    __slots__ = ("chunks", "ended", "error", "gone", "head", "number", "task", "timeouts")
+    __slots__ = ("began_at", "chunks", "ended", "error", "gone", "head", "number", "task", "timeouts")
 
     def __init__(self, number: int, timeouts: Any) -> None:
         self.number = number
         self.timeouts = timeouts
+        self.began_at = trio.current_time()
         self.head: tuple[int, list[tuple[bytes, bytes]]] | None = None
         self.chunks: deque[tuple[bytes, int]] = deque()  # with what each counts in the windows
         self.ended = False
@@ -124,13 +127,14 @@ class HTTP2Connection:
         self._started = False
         self._failure: Exception | None = None
         self._last_stream: int | None = None  # of a GOAWAY
+        self._silent = False  # a request waited long, and nothing came for any: it may be dead
         self._limit = MOST_STREAMS
         self._frames = Frames()
         self.heard_at = trio.current_time()
 
     def is_available(self) -> bool:
         """Tell whether it takes new streams."""
-        return self._failure is None and self._last_stream is None
+        return self._failure is None and self._last_stream is None and not self._silent
 
     async def aclose(self) -> None:
         """Close it; never waits."""
@@ -235,6 +239,8 @@ class HTTP2Connection:
         del self._streams[stream.number]
         if self._failure is not None:
             return False
+        if trio.current_time() >= stream.began_at + SILENCE:
+            self._distrust(stream.began_at)
         known = self._h2.streams.get(stream.number)
         try:
             if known is not None and not known.closed:
@@ -261,10 +267,17 @@ class HTTP2Connection:
         if seconds is None:
             await self._take_turns(stream, is_there)
             return
-        with trio.CancelScope(deadline=trio.current_time() + seconds):
+        started = trio.current_time()
+        with trio.CancelScope(deadline=started + seconds):
             await self._take_turns(stream, is_there)
             return
+        self._distrust(started)
         raise self._core.ReadTimeout(f"nothing came within {seconds:g} s")
+
+    def _distrust(self, instant: float) -> None:
+        """Take no new streams if nothing came since an instant: those that are there go on."""
+        if self.heard_at <= instant and not self._network.is_readable():
+            self._silent = True
 
     async def _take_turns(self, stream: Stream, is_there: Callable[[], bool]) -> None:
         while not self._is_over(stream, is_there):
