@@ -479,6 +479,67 @@ async def test_workers_that_would_all_wait_for_one_another_are_an_error(autojump
     assert trio.current_time() == 1
 
 
+async def test_workers_that_wait_for_one_another_once_there_are_fewer_are_an_error(autojump_clock: MockClock) -> None:
+    async def visit(item: int) -> None:
+        await trio.sleep(item)
+        if item == 1:
+            await workers.send(5)
+
+    with pytest.raises(RuntimeError, match="all 1 workers would wait in send"):
+        async with open_workers(visit, workers=2) as workers:
+            await workers.send(1)
+            await workers.send(2)
+            await trio.sleep(1.5)
+            workers.resize(1)
+            await workers.wait_drained()
+    assert trio.current_time() == 2
+
+
+@pytest.mark.parametrize("schedule", range(20))
+async def test_a_worker_that_was_let_in_waits_no_longer_even_if_it_has_yet_to_run(
+    autojump_clock: MockClock, schedule: int
+) -> None:
+    async def visit(item: int) -> None:
+        await trio.sleep(item)
+        if item == 1:
+            await workers.send(0)
+        if item == 0:
+            await workers.send(3)
+
+    async with open_workers(visit, workers=2) as workers:
+        await workers.send(1)
+        await workers.send(2)
+        await workers.wait_drained()
+    assert trio.current_time() == 5
+
+
+@pytest.mark.parametrize("schedule", range(20))
+async def test_workers_that_nobody_has_to_read_any_more_are_not_waited_for(
+    autojump_clock: MockClock, schedule: int
+) -> None:
+    async with open_workers(Book().run, workers=1, results=0) as workers:
+        await workers.send(0)
+        await trio.sleep(2)
+        workers.results.close()
+        await workers.send(1)
+        await workers.wait_drained()
+    assert [outcome.item for outcome in workers.undelivered] == [0, 1]
+
+
+async def test_a_task_that_a_function_has_started_may_wait_to_send(autojump_clock: MockClock) -> None:
+    book = Book()
+
+    async def visit(item: int) -> None:
+        if item < 3:
+            nursery.start_soon(workers.send, item + 1)  # in the context of the worker, but not in its task
+        await book.run(item)
+
+    async with open_workers(visit, workers=1) as workers, trio.open_nursery() as nursery:
+        await workers.send(0)
+        await trio.sleep(4)
+    assert book.ended == [0, 1, 2, 3]
+
+
 async def test_a_worker_may_wait_to_send_while_another_works(autojump_clock: MockClock) -> None:
     entered = []
 
@@ -650,6 +711,26 @@ async def test_who_waits_to_send_is_rejected_when_the_workers_end_by_an_error(au
     assert book.entered == [0]
     assert workers.statistics().accepted == 1
     assert workers.statistics().rejected == 2
+
+
+async def test_who_waits_to_send_is_rejected_in_the_instant_of_the_error(autojump_clock: MockClock) -> None:
+    rejected: list[float] = []
+
+    async def send(item: str) -> None:
+        with pytest.raises(PoolClosedError):
+            await workers.send(item)
+        rejected.append(trio.current_time())
+        with pytest.raises(PoolClosedError):
+            workers.send_nowait(item)
+
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(ValueError, match="0"):
+            async with open_workers(Book(errors={0: ValueError(0)}).run, workers=1) as workers:
+                await workers.send(0)
+                nursery.start_soon(send, "a")
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(5)
+    assert rejected == [1]
 
 
 async def test_who_waits_to_send_is_rejected_when_the_block_is_cancelled(autojump_clock: MockClock) -> None:
@@ -906,6 +987,19 @@ async def test_retiring_the_last_that_worked_is_noticed_by_who_waits(autojump_cl
         workers.resize(1)
         with pytest.raises(RuntimeError, match="nobody has ever read one"):
             await workers.send(2)
+
+
+async def test_workers_that_are_being_cancelled_lose_no_item_to_others(autojump_clock: MockClock) -> None:
+    with trio.CancelScope() as scope:
+        async with open_workers(Book().run, workers=1, buffer=5) as workers:
+            for item in range(4):
+                await workers.send(item)
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.5)
+            workers.resize(5)
+            workers.send_nowait(4)
+    assert workers.unfinished == [0, 1, 2, 3, 4]
 
 
 # --- progress --------------------------------------------------------------------------------------------------------

@@ -106,6 +106,8 @@ class OutcomeChannel(trio.abc.ReceiveChannel[Outcome[I, V]]):
     @enable_ki_protection
     def close(self) -> None:
         """Close this receiver. If it is the last, what is in the channel, and what comes later, is undelivered. Synchronous."""
+        if self._is_last():
+            self._shelf.was_read = True  # nobody has to, any more
         while self._is_last():
             try:
                 self._shelf.undelivered.append(self._receiver.receive_nowait())

@@ -381,11 +381,8 @@ class Workers(Generic[I, V]):
         return self._let_in() if self._senders else NOTHING
 
     def _let_in(self) -> I:
-        task, sending = self._senders.popitem(last=False)
-        sending.answer = "accepted"
-        reschedule(task)
         self._accepted += 1
-        return sending.item
+        return self._answer(next(iter(self._senders)), "accepted").item
 
     async def _wait_to_send(self, item: I) -> None:
         task, is_worker = current_task(), self._crew.is_at_work()
@@ -395,10 +392,10 @@ class Workers(Generic[I, V]):
             await self._refuse(self._unread_error())
         self._sending_themselves += is_worker
         self._settled()
-        sending = self._senders[task] = _Sending(item)
+        sending = self._senders[task] = _Sending(item, is_worker)
 
         def abort(_: Any) -> Abort:
-            del self._senders[task]
+            self._forget(task)
             self._settled()
             return Abort.SUCCEEDED
 
@@ -407,12 +404,10 @@ class Workers(Generic[I, V]):
         except BaseException as exc:
             mark_unstarted(exc)
             raise
-        finally:
-            self._sending_themselves -= is_worker
         if sending.answer == "closed":
             await self._reject()
-        if sending.answer == "unread":
-            raise self._unread_error()
+        if sending.answer == "stuck":
+            raise self._self_wait_error() if is_worker else self._unread_error()
 
     # -- the way out -----------------------------------------------------------------------------------------------------
 
@@ -461,7 +456,10 @@ class Workers(Generic[I, V]):
                 self._sender.close()
         elif (self._drained or self._opener in self._senders) and self._is_unread():
             self._drained.unpark_all()
-            self._answer(self._opener, "unread")
+            if self._opener in self._senders:
+                self._answer(self._opener, "stuck")
+        elif 0 < self._sending_themselves == self._crew.busy:  # there are fewer workers now
+            self._answer(next(task for task, sending in self._senders.items() if sending.is_worker), "stuck")
 
     # -- opening and closing ---------------------------------------------------------------------------------------------
 
@@ -497,12 +495,18 @@ class Workers(Generic[I, V]):
         if self._crew.reporter is not None:
             self._crew.reporter.finish()
 
-    def _answer(self, task: Task, answer: Literal["closed", "unread"]) -> None:
-        """Let a task that waits to send know that it waits in vain."""
-        sending = self._senders.pop(task, None)
-        if sending is not None:
-            sending.answer = answer
-            reschedule(task)
+    def _answer(self, task: Task, answer: Literal["accepted", "closed", "stuck"]) -> _Sending[I]:
+        """End the wait of a task that waits to send."""
+        sending = self._forget(task)
+        sending.answer = answer
+        reschedule(task)
+        return sending
+
+    def _forget(self, task: Task) -> _Sending[I]:
+        """Take a task off the list of those who wait to send, and off the count in the same step, not when it runs."""
+        sending = self._senders.pop(task)
+        self._sending_themselves -= sending.is_worker
+        return sending
 
     def _check_run(self) -> None:
         if current_clock() is not self._clock:
@@ -532,8 +536,9 @@ class Workers(Generic[I, V]):
 class _Sending(Generic[I]):
     """A send that waits, and what came of it."""
 
-    __slots__ = ("answer", "item")
+    __slots__ = ("answer", "is_worker", "item")
 
-    def __init__(self, item: I) -> None:
+    def __init__(self, item: I, is_worker: bool) -> None:
         self.item = item
-        self.answer: Literal["accepted", "closed", "unread"] | None = None
+        self.is_worker = is_worker
+        self.answer: Literal["accepted", "closed", "stuck"] | None = None
