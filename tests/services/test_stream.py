@@ -409,16 +409,21 @@ async def test_an_error_of_the_clean_up_of_a_silent_session_is_the_cause(autojum
 
 
 async def test_an_error_in_the_instant_of_the_silence_is_judged_as_what_it_is(autojump_clock: Autojump) -> None:
-    error = Unauthorized(401)
+    """The deadline passes when the session is about to run, so that the cancellation doesn't reach it any more."""
+    answered = trio.Event()
 
-    async def block(link: StreamLink[Any]) -> None:
-        autojump_clock.jump(5)  # the deadline passes while it runs
-        raise error
+    async def hear_401(link: StreamLink[Any]) -> None:
+        await answered.wait()
+        raise Unauthorized(401)
 
-    sessions, manager = stream_of([block], heartbeat_timeout=5)
+    sessions, manager = stream_of([hear_401], heartbeat_timeout=5)
     async with manager as stream:
+        await wait_all_tasks_blocked()
+        answered.set()
+        autojump_clock.jump(5)
         with pytest.raises(Unauthorized):
             await anext(stream)
+        assert sessions.links[0]._scope.cancel_called
     assert len(sessions.began_at) == 1
 
 
