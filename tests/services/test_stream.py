@@ -409,16 +409,21 @@ async def test_an_error_of_the_clean_up_of_a_silent_session_is_the_cause(autojum
 
 
 async def test_an_error_in_the_instant_of_the_silence_is_judged_as_what_it_is(autojump_clock: Autojump) -> None:
-    error = Unauthorized(401)
+    """The deadline passes when the session is about to run, so that the cancellation doesn't reach it any more."""
+    answered = trio.Event()
 
-    async def block(link: StreamLink[Any]) -> None:
-        autojump_clock.jump(5)  # the deadline passes while it runs
-        raise error
+    async def hear_401(link: StreamLink[Any]) -> None:
+        await answered.wait()
+        raise Unauthorized(401)
 
-    sessions, manager = stream_of([block], heartbeat_timeout=5)
+    sessions, manager = stream_of([hear_401], heartbeat_timeout=5)
     async with manager as stream:
+        await wait_all_tasks_blocked()
+        answered.set()
+        autojump_clock.jump(5)
         with pytest.raises(Unauthorized):
             await anext(stream)
+        assert sessions.links[0]._scope.cancel_called
     assert len(sessions.began_at) == 1
 
 
@@ -480,18 +485,18 @@ async def test_the_token_has_changed_before_anybody_else_runs() -> None:
         assert stream.statistics().resume == 2
 
 
-async def test_an_item_whose_sending_was_cancelled_leaves_the_token_alone() -> None:
+async def test_an_item_whose_sending_was_cancelled_leaves_the_token_alone(autojump_clock: Autojump) -> None:
     async def give_up(link: StreamLink[Any]) -> None:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(functools.partial(link.send_item, "b", resume=2))
-                await wait_all_tasks_blocked()
+                await trio.sleep(1)
                 scope.cancel()
         link.finish()
 
     _, manager = stream_of([("a", 1), give_up], buffer=1)
     async with manager as stream:
-        await wait_all_tasks_blocked()
+        await trio.sleep(2)
         assert stream.statistics().resume == 1
         assert await read_all(stream) == ["a"]
         assert stream.statistics().received == 1
@@ -557,13 +562,13 @@ async def test_send_item_and_reading_are_checkpoints(when_full: Any) -> None:
             await anext(stream)
 
 
-async def test_readers_are_served_in_the_order_of_their_arrival() -> None:
+async def test_readers_are_served_in_the_order_of_their_arrival(autojump_clock: Autojump) -> None:
     got = []
 
     async def take(who: int) -> None:
         got.append((who, await anext(stream)))
 
-    _, manager = stream_of([lambda link: wait_all_tasks_blocked(0.001), *"abc", "finish"], buffer=0)
+    _, manager = stream_of([1, *"abc", "finish"], buffer=0)
     async with manager as stream, trio.open_nursery() as nursery:
         for who in range(3):
             nursery.start_soon(take, who)

@@ -33,6 +33,7 @@ from trioresil import (
     open_workers,
     serve_workers,
 )
+from trioresil._links import passage
 from trioresil._services._crew import OnError
 from trioresil.testing import Recorder
 
@@ -127,6 +128,14 @@ async def test_a_cancelled_send_has_sent_nothing(autojump_clock: MockClock) -> N
         with trio.CancelScope() as scope:
             scope.cancel()
             await workers.send(2)
+        seen: bool | None = True
+        with trio.move_on_after(0.25):
+            try:
+                await workers.send(3)
+            except BaseException as exc:
+                seen = passage(exc).started  # a Timeout further out tells it
+                raise
+        assert seen is False
         assert workers.statistics().sending == 0
         await workers.send(3)
     assert book.entered == [0, 3]
@@ -242,8 +251,9 @@ async def test_wait_drained_waits_for_those_who_wait_to_send(autojump_clock: Moc
 async def test_wait_drained_ends_with_the_workers(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         with pytest.raises(ValueError, match="body"):
-            async with open_workers(Book().run) as workers:
+            async with open_workers(Book().run, workers=1, buffer=1) as workers:
                 await workers.send(0)
+                await workers.send(1)
                 nursery.start_soon(workers.wait_drained)
                 await wait_all_tasks_blocked()
                 raise ValueError("body")
@@ -524,6 +534,26 @@ async def test_workers_that_nobody_has_to_read_any_more_are_not_waited_for(
         await workers.send(1)
         await workers.wait_drained()
     assert [outcome.item for outcome in workers.undelivered] == [0, 1]
+
+
+async def test_a_worker_may_wait_to_send_to_others(autojump_clock: MockClock) -> None:
+    book = Book()
+
+    async def hand_on(item: int) -> None:
+        await second.send(item)
+
+    async with open_workers(book.run, workers=1) as second, open_workers(hand_on, workers=1) as first:
+        for item in range(4):
+            await first.send(item)
+    assert book.ended == [0, 1, 2, 3]
+
+
+async def test_reading_counts_in_the_step_in_which_an_outcome_is_taken(autojump_clock: MockClock) -> None:
+    async with open_workers(Book().run, workers=1, results=0) as workers:
+        await workers.send(0)
+        await trio.sleep(2)
+        assert workers.results.receive_nowait().item == 0
+        await workers.send(1)  # the worker has yet to notice
 
 
 async def test_a_task_that_a_function_has_started_may_wait_to_send(autojump_clock: MockClock) -> None:
@@ -1009,18 +1039,19 @@ async def test_progress_is_told_at_once_then_at_most_ten_times_a_second_and_at_t
     autojump_clock: MockClock,
 ) -> None:
     told: list[tuple[float, trioresil.Progress]] = []
+    await trio.sleep(4)
     async with open_workers(
         Book(1 / 32).run, workers=1, progress=lambda progress: told.append((trio.current_time(), progress))
     ) as workers:
         for item in range(8):
             await workers.send(item)
-        assert trio.current_time() == 7 / 32
+        assert trio.current_time() == 4 + 7 / 32
         await trio.sleep(1)
     assert [(when, progress.done, progress.total) for when, progress in told] == [
-        (1 / 32, 1, 2),
-        (1 / 32 + 0.1, 4, 5),
-        (1 / 32 + 0.1 + 0.1, 7, 8),
-        (1 / 32 + 0.1 + 0.1 + 0.1, 8, 8),
+        (4 + 1 / 32, 1, 2),
+        (4 + 1 / 32 + 0.1, 4, 5),
+        (4 + 1 / 32 + 0.1 + 0.1, 7, 8),
+        (4 + 1 / 32 + 0.1 + 0.1 + 0.1, 8, 8),
     ]
     assert told[0][1].rate == 32
     assert told[0][1].eta == 1 / 32

@@ -119,10 +119,10 @@ class ShutdownStatistics:
 class open_shutdown:
     """End a program without losing the work it has accepted.
 
-    For the outermost block of a service. What it does, on a signal or on request: first this process is no longer ready, but
-    serves on until the load balancers have noticed (`lead`); then it admits nothing more, and what was admitted is finished
-    (`grace`); what is left is cancelled, with a reason. A second signal cancels at once. It opens no server and waits for none:
-    the body does, and ends when it is done.
+    It stands around all that works: server, supervisors, workers; what those need, as pools and a health monitor, stands around
+    it. On a signal or on request, this process is first no longer ready, but serves on until the load balancers have noticed
+    (`lead`); then it admits nothing more, and what was admitted is finished (`grace`); what is left is cancelled, with a reason.
+    A second signal cancels at once. It opens no server and waits for none: the body does, and ends when it is done.
 
     Synopsis::
 
@@ -151,7 +151,7 @@ class open_shutdown:
     Raises:
       RuntimeError: signals are wanted in another thread than the main thread, or are caught by another open shutdown.
 
-    Source: Kubernetes, "Pod Lifecycle"; N. Smith, "Structured concurrency", for who cancels whom.
+    Source: Kubernetes, "Pod Lifecycle", for the order of the steps and the 30 s.
     """
 
     def __init__(

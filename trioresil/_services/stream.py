@@ -572,9 +572,7 @@ class Stream(Generic[T]):
     # -- the end ---------------------------------------------------------------------------------------------------------
 
     def _close(self, error: BaseException | None) -> None:
-        self._is_closed = True
-        self._messages.close()
-        self._wake_readers()
+        self._is_closed = True  # whoever waits is told when the last session is over
         if error is None and not self._is_met and self._end_error is not None:
             self._tasks.start_soon(self._raise_unmet, self._end_error)
 

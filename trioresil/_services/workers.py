@@ -234,7 +234,7 @@ class Workers(Generic[I, V]):
         self._delivering = self._sending_themselves = (
             0  # workers that wait: to deliver, and in a `send` of their function
         )
-        self._is_closed = self._is_over = False
+        self._is_closed = False
         self._drained = ParkingLot()
         self._sender: trio.MemorySendChannel[Outcome[I, V]] | None = None
         self._results: OutcomeChannel[I, V] | None = None
@@ -428,10 +428,7 @@ class Workers(Generic[I, V]):
         self._delivering += 1
         self._settled()
         try:
-            await self._sender.send(outcome)
-            self._delivered += 1
-        except trio.BrokenResourceError:
-            self._crew.undelivered.append(outcome)
+            await self._sender.send(outcome)  # never broken: whoever closes the last receiver takes it first
         except BaseException:
             self._crew.undelivered.append(outcome)
             raise
@@ -439,7 +436,8 @@ class Workers(Generic[I, V]):
             self._delivering -= 1
 
     def _is_drained(self) -> bool:
-        return self._is_over or not (self._crew.busy or self._items or self._senders)
+        """Tell whether nothing is left: items are queued, and senders wait, only while workers are busy."""
+        return not self._crew.busy
 
     def _is_unread(self) -> bool:
         """Tell whether nothing moves any more because nobody has ever read a result."""
@@ -490,7 +488,6 @@ class Workers(Generic[I, V]):
             self._answer(next(iter(self._senders)), "closed")
 
     def _end(self) -> None:
-        self._is_over = True
         self._settled()
         if self._crew.reporter is not None:
             self._crew.reporter.finish()
