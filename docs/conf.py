@@ -59,15 +59,18 @@ python_use_unqualified_type_names = True
 # Nothing is fetched, so names of other libraries can't be links. Names of our own must be: a wrong one is an error.
 nitpicky = True
 OTHERS = (
-    "attr attrs collections contextlib contextvars datetime enum httpx httpx2 logging math os pathlib random ssl starlette trio types "
-    "typing weakref"
+    "attr attrs collections contextlib contextvars datetime enum httpx httpx2 logging math os pathlib random ssl starlette trio "
+    "types typing weakref"
 )
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(OTHERS.split())})(\..*)?"),
     ("py:.*", "|".join(re.escape(name) for name in dir(builtins))),
     ("py:.*", r"(.*\.)?(I|P|R|T|Ts|V)(\.args|\.kwargs)?"),  # type variables in signatures
     ("py:.*", r".*\._.*"),  # modules that aren't public are not in the docs
-    ("py:class", "EllipsisType|PerOrigin|Password|Restart|Scenario|State|StrPath|Strategy"),  # aliases, which a docstring spells out
+    (
+        "py:class",
+        "EllipsisType|PerOrigin|Password|Restart|Scenario|State|StrPath|Strategy",
+    ),  # aliases, spelled out in docstrings
     # the client library's errors, of which there are two
     ("py:exc", "(Connect|Pool|Read|Write)(Error|Timeout)|(Decoding|HTTPStatus|Proxy|RemoteProtocol|Transport)Error|…"),
 ]
