@@ -802,6 +802,14 @@ async def test_whoever_waits_when_it_is_left_is_told(autojump_clock: Autojump) -
             await be_told(fn, *args)
 
 
+async def test_what_was_not_read_is_gone_when_the_stream_is_left() -> None:
+    _, manager = stream_of(["a", FOREVER])
+    async with manager as stream:
+        await wait_all_tasks_blocked()
+    with pytest.raises(trio.ClosedResourceError):
+        await anext(stream)
+
+
 async def test_a_shielded_reader_is_not_left_waiting_when_the_session_was_cancelled() -> None:
     with trio.CancelScope() as scope:
         _, manager = stream_of(["a", FOREVER])
@@ -833,7 +841,7 @@ async def test_it_can_be_opened_once() -> None:
 
 async def test_it_is_left_in_the_task_that_opened_it() -> None:
     _, manager = stream_of([FOREVER])
-    async with manager:
+    async with manager as stream:
         async with trio.open_nursery() as nursery:
 
             async def leave() -> None:
@@ -841,6 +849,7 @@ async def test_it_is_left_in_the_task_that_opened_it() -> None:
                     await manager.__aexit__(None, None, None)
 
             nursery.start_soon(leave)
+        await stream.send("x")  # and nothing was closed
 
 
 async def test_serve_stream_tells_the_stream_and_runs_until_it_is_cancelled(autojump_clock: Autojump) -> None:
