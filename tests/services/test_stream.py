@@ -14,6 +14,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 import trioresil
 from tests.services._streams import FOREVER, Sessions, read, read_all
 from trioresil import StreamBroken, StreamConnected, StreamGaveUp, StreamLink, TimedOutError, constant, open_stream
+from trioresil._kernel.mailbox import Mailbox
 from trioresil.testing import Recorder
 
 Autojump = trio.testing.MockClock
@@ -830,6 +831,31 @@ async def test_an_interrupt_in_a_session_leaves_bare_and_readers_are_cancelled()
         async with manager as stream:
             await anext(stream)
     assert caught.value is interrupt
+
+
+async def test_an_interrupt_strikes_in_a_session_but_not_between_two_changes_of_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    protected: dict[str, bool] = {}
+
+    async def look(link: StreamLink[Any]) -> None:
+        protected["session"] = trio.lowlevel.currently_ki_protected()
+        await link.send_item("a")
+
+    class Watched(Mailbox[Any]):
+        def put(self, item: Any) -> Any:
+            protected["put"] = trio.lowlevel.currently_ki_protected()
+            return super().put(item)
+
+        def take(self) -> Any:
+            protected["take"] = trio.lowlevel.currently_ki_protected()
+            return super().take()
+
+    monkeypatch.setattr("trioresil._services.stream.Mailbox", Watched)
+    _, manager = stream_of([look, "finish"])
+    async with manager as stream:
+        assert await read_all(stream) == ["a"]
+    assert protected == {"session": False, "put": True, "take": True}
 
 
 async def test_it_can_be_opened_once() -> None:
