@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -165,6 +166,7 @@ async def test_drained_early_a_body_that_goes_on_is_cancelled_when_grace_is_over
     async with quiet(lead=5, grace=20) as shutdown:
         shutdown.request()
         assert (await why_cancelled())[1] == 25
+    assert not shutdown.report.clean
 
 
 async def test_body_that_ends_early_ends_it_without_waiting_for_drains(autojump_clock: MockClock) -> None:
@@ -370,7 +372,8 @@ async def test_what_fails_to_close_keeps_no_other_open(autojump_clock: MockClock
         shutdown.request()
         await shutdown.wait_drained()
     first, second = shutdown.report.drainables
-    assert (first.name, first.outcome, first.error) == ("Jammed", "failed", jammed.error)
+    assert (first.name, first.outcome, first.seconds, first.error) == ("Jammed", "failed", 0, jammed.error)
+    assert trio.current_time() == 0
     assert (second.outcome, door.closed_at) == ("drained", [0])
     assert not shutdown.report.clean
 
@@ -760,6 +763,25 @@ def test_signals_in_another_thread_are_refused_with_advice() -> None:
     thread.start()
     thread.join()
     assert len(errors) == 1
+
+
+@pytest.mark.parametrize("error", [None, ValueError()])
+async def test_body_that_ends_just_before_it_would_be_cancelled_was_not(
+    autojump_clock: MockClock, error: Exception | None
+) -> None:
+    recorder = Recorder()
+    with contextlib.suppress(ValueError), trioresil.instrument(recorder):
+        async with open_shutdown(signals={signal.SIGUSR1}) as shutdown:
+            shutdown.register(Door(seconds=math.inf))
+            signal.raise_signal(signal.SIGUSR1)
+            await trio.sleep(1)
+            signal.raise_signal(signal.SIGUSR1)
+            while shutdown.phase != "cancelled":
+                await trio.lowlevel.checkpoint()
+            if error is not None:
+                raise error
+    assert shutdown.report.cancelled is None
+    assert recorder.of(ShutdownCancelled) == []
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------

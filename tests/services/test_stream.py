@@ -14,6 +14,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 import trioresil
 from tests.services._streams import FOREVER, Sessions, read, read_all
 from trioresil import StreamBroken, StreamConnected, StreamGaveUp, StreamLink, TimedOutError, constant, open_stream
+from trioresil._kernel.mailbox import Mailbox
 from trioresil.testing import Recorder
 
 Autojump = trio.testing.MockClock
@@ -802,6 +803,14 @@ async def test_whoever_waits_when_it_is_left_is_told(autojump_clock: Autojump) -
             await be_told(fn, *args)
 
 
+async def test_what_was_not_read_is_gone_when_the_stream_is_left() -> None:
+    _, manager = stream_of(["a", FOREVER])
+    async with manager as stream:
+        await wait_all_tasks_blocked()
+    with pytest.raises(trio.ClosedResourceError):
+        await anext(stream)
+
+
 async def test_a_shielded_reader_is_not_left_waiting_when_the_session_was_cancelled() -> None:
     with trio.CancelScope() as scope:
         _, manager = stream_of(["a", FOREVER])
@@ -824,6 +833,31 @@ async def test_an_interrupt_in_a_session_leaves_bare_and_readers_are_cancelled()
     assert caught.value is interrupt
 
 
+async def test_an_interrupt_strikes_in_a_session_but_not_between_two_changes_of_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    protected: dict[str, bool] = {}
+
+    async def look(link: StreamLink[Any]) -> None:
+        protected["session"] = trio.lowlevel.currently_ki_protected()
+        await link.send_item("a")
+
+    class Watched(Mailbox[Any]):
+        def put(self, item: Any) -> Any:
+            protected["put"] = trio.lowlevel.currently_ki_protected()
+            return super().put(item)
+
+        def take(self) -> Any:
+            protected["take"] = trio.lowlevel.currently_ki_protected()
+            return super().take()
+
+    monkeypatch.setattr("trioresil._services.stream.Mailbox", Watched)
+    _, manager = stream_of([look, "finish"])
+    async with manager as stream:
+        assert await read_all(stream) == ["a"]
+    assert protected == {"session": False, "put": True, "take": True}
+
+
 async def test_it_can_be_opened_once() -> None:
     _, manager = stream_of([FOREVER])
     async with manager:
@@ -833,7 +867,7 @@ async def test_it_can_be_opened_once() -> None:
 
 async def test_it_is_left_in_the_task_that_opened_it() -> None:
     _, manager = stream_of([FOREVER])
-    async with manager:
+    async with manager as stream:
         async with trio.open_nursery() as nursery:
 
             async def leave() -> None:
@@ -841,6 +875,7 @@ async def test_it_is_left_in_the_task_that_opened_it() -> None:
                     await manager.__aexit__(None, None, None)
 
             nursery.start_soon(leave)
+        await stream.send("x")  # and nothing was closed
 
 
 async def test_serve_stream_tells_the_stream_and_runs_until_it_is_cancelled(autojump_clock: Autojump) -> None:

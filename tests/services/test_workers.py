@@ -476,17 +476,37 @@ async def test_a_reader_that_waits_counts_from_the_moment_in_which_it_is_given_s
         await send_all(workers, range(20))
 
 
-async def test_workers_that_would_all_wait_for_one_another_are_an_error(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("size", [1, 2, 3])
+async def test_workers_that_would_all_wait_for_one_another_are_an_error(autojump_clock: MockClock, size: int) -> None:
     async def visit(item: int) -> None:
         await trio.sleep(1)
         await workers.send(item + 1)
 
-    with pytest.raises(RuntimeError, match=r"^crawl: all 2 workers would wait in send.. for one of themselves"):
-        async with open_workers(visit, workers=2, name="crawl") as workers:
-            await workers.send(0)
-            await workers.send(10)
+    with pytest.raises(RuntimeError, match=f"^crawl: all {size} workers would wait in send.. for one of themselves"):
+        async with open_workers(visit, workers=size, name="crawl") as workers:
+            for item in range(size):
+                await workers.send(item)
             await workers.wait_drained()
     assert trio.current_time() == 1
+    assert workers.statistics().accepted == size
+
+
+async def test_a_worker_that_gave_up_sending_does_not_count_as_waiting(autojump_clock: MockClock) -> None:
+    async def visit(item: int) -> None:
+        if item == 1:
+            with trio.move_on_after(1):
+                await workers.send(8)
+            await trio.sleep(5)
+        if item == 2:
+            await trio.sleep(2)
+            await workers.send(9)
+
+    async with open_workers(visit, workers=2) as workers:
+        await workers.send(1)
+        await workers.send(2)
+        await workers.wait_drained()
+    assert trio.current_time() == 6
+    assert workers.statistics().accepted == 3
 
 
 async def test_workers_that_wait_for_one_another_once_there_are_fewer_are_an_error(autojump_clock: MockClock) -> None:

@@ -200,6 +200,7 @@ class open_shutdown:
         shutdown = self._shutdown
         assert shutdown is not None
         shutdown._tasks.check_task()
+        shutdown._course.end()
         if error is None:
             await shutdown._let_them_look(cancel_shielded_checkpoint)
         shutdown._end()
@@ -362,14 +363,13 @@ class Shutdown:
             self._emit(AdmissionClosed, drainables=tuple(each.name for each in self._drains))
 
     def _close(self, drain: _Drain) -> None:
-        if drain.closed_at == math.inf:
-            drain.closed_at = self._clock.current_time()
-            try:
-                drain.drainable.close_admission()
-            except Exception as exc:
-                drain.error, drain.settled_at = exc, drain.closed_at
-            else:
-                self._tasks.start_soon(self._watch, drain, name=f"{self.name}: wait until {drain.name} is drained")
+        drain.closed_at = self._clock.current_time()
+        try:
+            drain.drainable.close_admission()
+        except Exception as exc:
+            drain.error, drain.settled_at = exc, drain.closed_at
+        else:
+            self._tasks.start_soon(self._watch, drain, name=f"{self.name}: wait until {drain.name} is drained")
 
     async def _watch(self, drain: _Drain) -> None:
         try:
@@ -416,7 +416,6 @@ class Shutdown:
                 await schedule_point()
 
     def _end(self) -> None:
-        self._course.end()
         self._ended_at = self._clock.current_time()
         self._closed.set()
         self._drained.unpark_all()

@@ -396,7 +396,6 @@ class Workers(Generic[I, V]):
 
         def abort(_: Any) -> Abort:
             self._forget(task)
-            self._settled()
             return Abort.SUCCEEDED
 
         try:
