@@ -22,6 +22,7 @@ MODULE_RANKS = {
     "_errors": 0,
     "_checks": 0,
     "_immutable": 0,
+    "_redaction": 0,
     "_events": 2,
     "_links": 2,
     "_notes": 0,

@@ -28,6 +28,7 @@ from trioresil import (
     _instruments,
     _links,
 )
+from trioresil._redaction import without_secrets
 from trioresil.testing import Recorder
 
 
@@ -582,24 +583,22 @@ async def test_an_error_that_can_not_be_printed_does_not_break_the_call(log: Any
         ("https://[::1]:80/x?y", "https://[::1]:80/x"),
         ("two: https://u:p@a/?k=1 and https://b/?k=2.", "two: https://a/ and https://b/"),
         ('"https://u:p@a/x?k=1", then more', '"https://a/x", then more'),
-        ("mail me@example.org about /a?b=c", "mail me@example.org about /a?b=c"),
+        ("mail me@example.org about /a?b=c", "mail me@example.org about /a"),
         ("a :// b", "a :// b"),
         ("nothing at all", "nothing at all"),
     ],
 )
 async def test_credentials_and_query_strings_of_urls_are_not_logged(log: Any, text: str, logged: str) -> None:
-    assert _instruments._without_secrets(text) == logged
+    assert without_secrets(text) == logged
     report(error=OSError(text))
-    assert log.messages == [
-        f"mine: attempt 1 failed, the next in 0.5 s: {_instruments._without_secrets(repr(OSError(text)))}"
-    ]
+    assert log.messages == [f"mine: attempt 1 failed, the next in 0.5 s: {without_secrets(repr(OSError(text)))}"]
     assert "secret" not in log.text
     assert "token=1" not in log.text
 
 
 def test_a_long_text_is_searched_in_linear_time() -> None:
     for text in ("a" * 200_000, "://" * 60_000, "https://" + "a" * 200_000, "a.b@" * 50_000, "://" + "@" * 200_000):
-        assert len(_instruments._without_secrets(text)) <= len(text)  # quadratic, it would run into the time limit
+        assert len(without_secrets(text)) <= len(text)  # quadratic, it would run into the time limit
 
 
 async def test_a_rejection_that_is_cancelled_in_its_checkpoint_says_that_nothing_had_started() -> None:

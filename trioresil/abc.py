@@ -140,7 +140,10 @@ class Policy(Linking, ABC):
 
 @runtime_checkable
 class Instrument(Protocol):
-    """A listener: `record` is called with each event, in the task that caused it, and must return quickly."""
+    """A listener: `record` is called with each event, in the task that caused it, and must return quickly.
+
+    With a true attribute `traces` it also hears CallStarted, AttemptStarted and AttemptFinished.
+    """
 
     def record(self, event: Event, /) -> None:
         """Take note of an event. Synchronous; if it raises, it is logged once and switched off."""
