@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 COMMANDS: Final = {  # the module that has it; in there it is called as it is called here
+    "watch": "_watch_command",
     "demo": "_demo_command",
 }
 
