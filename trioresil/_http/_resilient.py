@@ -212,6 +212,8 @@ class ResilientTransport(Attempts):
 
     async def _observed(self, request: Any, origin: Origin, settings: Settings) -> Any:
         """Send a request, and report its start to those who trace and its end to all who listen."""
+        if settings.retry is not None:
+            _instruments.announce(settings.retry)
         facts = {"policy": self, "method": request.method, "origin": origin.name}
         key, began_at = _instruments.begin(CallStarted, **facts), current_time()
         response = error = None
