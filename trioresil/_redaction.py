@@ -23,9 +23,10 @@ _NAMES: Final = (
 _HEADER: Final = re.compile(
     rf"(?i)(?<![\w-])({_NAMES})(?![\w-])"  # its name
     r"(['\"]?\s*(?::|=|(?<=['\"]),)\s*)"  # `name: `, `'name': `, `name=`, or a pair of a list, `'name', `
-    r"(?:b?'[^'\n]*'|b?\"[^\"\n]*\"|[^'\"\n,;)\]}]+)"  # its value: quoted, or up to the end of the clause
+    r"(?:b?'[^'\n]*'|b?\"[^\"\n]*\"|[^'\"\n,)\]}]+)"  # its value: quoted, or up to the end of the clause
 )
 _SCHEME: Final = re.compile(r"(?i)\b(bearer|basic|digest|negotiate)(\s+)(?=[^\s'\",;]*[\d=])[\w.~+/=-]{6,}")
+_MARK: Final = re.compile(r"[:/?@=]")
 _JWT: Final = re.compile(r"\beyJ[\w-]{4,}\.[\w-]+(?:\.[\w-]*)?")
 
 
@@ -42,7 +43,7 @@ def without_secrets(text: str) -> str:
 def one_line(text: str, longest: int = 200) -> str:
     """Return text without secrets, on one line, and cut short."""
     if len(text) > _LONGEST_READ:  # what the cut may have halved is dropped: it could not be recognised any more
-        text = text[:_LONGEST_READ].rpartition(" ")[0] or text[:longest].partition("://")[0]
+        text = text[:_LONGEST_READ].rpartition(" ")[0] or _MARK.split(text[:longest], maxsplit=1)[0]
     text = " ".join(without_secrets(text).split())
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
