@@ -51,7 +51,7 @@ ROOM_RANKS = {
     "_http": 9,
     "_shared": 9,
     "_web": 9,
-    "telemetry": 9,
+    "telemetry": 8,
     "testing": 9,
     "cli": 11,
 }
