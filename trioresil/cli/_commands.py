@@ -9,6 +9,7 @@ import click
 
 COMMANDS: Final = {  # the module that has it; in there it is called as it is called here
     "watch": "_watch_command",
+    "fetch": "_fetch_command",
     "demo": "_demo_command",
 }
 

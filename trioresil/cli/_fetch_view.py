@@ -93,7 +93,7 @@ class Bars:
         table = Table.grid(padding=(0, 1), expand=False)
         name_width = min(32, max(12, width // 4))
         table.add_column(no_wrap=True, overflow="ellipsis", width=name_width)
-        bar_width = max(8, min(30, width - name_width - 46))
+        bar_width = max(8, min(30, width - name_width - 50))
         table.add_column(width=bar_width)
         table.add_column(justify="right", no_wrap=True, width=4)
         table.add_column(no_wrap=True, overflow="ellipsis", width=max(10, width - name_width - bar_width - 8))
