@@ -241,7 +241,7 @@ async def test_a_scrape_from_another_thread_reads_the_same(scraped: Scraped) -> 
     assert found[0]["bulkhead_inside{policy=hull}"] == 1
 
 
-async def test_services_show_their_figures(scraped: Scraped) -> None:
+async def test_services_show_their_figures(autojump_clock: object, scraped: Scraped) -> None:
     async def check() -> None: ...
 
     async def session(link: trioresil.StreamLink[str]) -> None:

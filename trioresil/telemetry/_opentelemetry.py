@@ -149,8 +149,8 @@ class OpenTelemetryInstrument:
     def _begin(self, event: CallStarted | AttemptStarted) -> None:
         if len(self._open) >= MAX_SPANS:
             return
-        attributes = {"trioresil.policy.name": fields_of(event)["policy"], **_http_attributes(event)}
-        name = attributes["trioresil.policy.name"]
+        name = self._names.of("policy", str(event.policy.name))
+        attributes = {"trioresil.policy.name": name, **_http_attributes(event)}
         if isinstance(event, AttemptStarted):
             name = f"{name} attempt"
             attributes["trioresil.attempt"] = event.attempt
