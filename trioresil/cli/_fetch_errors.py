@@ -17,6 +17,7 @@ from .._redaction import one_line, without_secrets
 from ..httpx import transient
 from ._fetch_plan import printable
 
+TOTAL_TIMEOUT: Final = "total-timeout"
 _NO_SUCH_HOST: Final = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 _ADVICE: Final = {
     errno.ENOSPC: "; make room and run it again: what has come is kept",
@@ -68,8 +69,8 @@ def _words(error: Exception) -> str:
         case CircuitOpenError():
             return "its server is spared for a while (circuit open)"
         case TimedOutError():
-            waited = " in a queue" if error.started is False else ""
-            return f"no answer within {in_seconds(error.seconds)}{waited}"
+            what = "not whole" if error.policy == TOTAL_TIMEOUT else "no answer"
+            return f"{what} within {in_seconds(error.seconds)}"
         case httpx.ConnectTimeout():
             return str(error) or "no connection in time"
         case httpx.ReadTimeout():

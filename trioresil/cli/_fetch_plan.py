@@ -161,6 +161,8 @@ def check_url(text: str, source: str) -> httpx.URL:
         raise Misuse(f"{source}: {shown!r} must begin with http:// or https://")
     if not host:
         raise Misuse(f"{source}: {shown!r} has no host")
+    if url.port is not None and not 0 < url.port < 65_536:
+        raise Misuse(f"{source}: {shown!r}: the port must be from 1 to 65535")
     return url
 
 

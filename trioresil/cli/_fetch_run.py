@@ -30,7 +30,7 @@ from .._policies.timeout import Timeout
 from .._policies.token_bucket import TokenBucket
 from .._services.map import map_concurrently
 from ..httpx import DownloadReport, download, open_client, retry_after
-from ._fetch_errors import describe, reason_of, worth_another
+from ._fetch_errors import TOTAL_TIMEOUT, describe, reason_of, worth_another
 from ._fetch_names import name_from_header, name_from_url
 from ._fetch_plan import Order, checksum_for, same_place
 from ._options import Misuse
@@ -155,7 +155,7 @@ class FetchRun:
             delay_hint=retry_after,
             name="fetch",
         )
-        self._timeout = Timeout(settings.total_timeout, name="total-timeout")
+        self._timeout = Timeout(settings.total_timeout, name=TOTAL_TIMEOUT)
         rate = settings.rate
         self._bucket = None if rate is None else TokenBucket(rate=rate, name="rate")
         self._opened = self._open_client()
@@ -220,6 +220,8 @@ class FetchRun:
         await self._bucket.acquire()
 
     def _tell(self, job: Job) -> None:
+        if self.output_error is not None:
+            return
         try:
             self._watcher.changed(job)
         except OSError as exc:

@@ -1,0 +1,364 @@
+"""`trioresil fetch` as a program, against servers that misbehave."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import pty
+import re
+import resource
+import signal
+import struct
+import subprocess
+import termios
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.cli._fetch import PATIENCE, PROGRAM, environment, fetch, read_all, serve, start
+from tests.http._file_site import FileSite
+from tests.http._raw_server import Connection, RawServer, silent
+
+CONTENT = bytes(range(256)) * 4_000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def servers() -> AsyncIterator[trio.Nursery]:
+    async with trio.open_nursery() as nursery:
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_file_comes_whole_through_a_server_that_breaks_off(servers: trio.Nursery, tmp_path: Path) -> None:
+    site = FileSite(CONTENT, cuts=[300_000, 400_000])
+    server = await serve(servers, site)
+    ended = await fetch(f"{server.url}/data.bin", "--checksum", f"sha256:{SHA256}", "--json", cwd=tmp_path)
+    assert ended.code == 0
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert os.listdir(tmp_path) == ["data.bin"]
+    [file] = ended.files
+    assert (file["outcome"], file["resumed"], file["requests"]) == ("saved", 2, 3)
+    assert [each["reason"] for each in file["retries"]] == ["the connection broke in the middle"] * 2
+    assert [each.get("range") for each in site.asked] == [None, "bytes=300000-", "bytes=700000-"]
+    assert "2 x  " + server.url + "  the connection broke in the middle\n" in ended.err
+    assert "saved   data.bin" in ended.err
+    assert "\x1b" not in ended.err
+
+
+async def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(servers: trio.Nursery, tmp_path: Path) -> None:
+    site = FileSite(CONTENT)
+    server = await serve(servers, site, pause=0.15)
+    arguments = [f"{server.url}/data.bin", "--json"]
+    process = await start(*arguments, cwd=tmp_path)
+    part = tmp_path / "data.bin.part"
+    with trio.fail_after(PATIENCE):
+        while not part.exists() or not part.stat().st_size:  # noqa: ASYNC110 - it is another process that writes
+            await trio.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = await read_all(process.stdout), await read_all(process.stderr)
+        assert await process.wait() == 130
+    assert "Traceback" not in err
+    assert not (tmp_path / "data.bin").exists()
+    kept = part.stat().st_size
+    assert 0 < kept < len(CONTENT)
+    assert "are kept in data.bin.part\n" in err
+    assert "run the same command again, and it goes on from there" in err
+    assert '"outcome": "unfinished"' in out
+    assert '"part": "./data.bin.part"' in out
+
+    ended = await fetch(*arguments, cwd=tmp_path)
+    assert ended.code == 0
+    assert site.asked[-1]["range"] == f"bytes={kept}-"
+    assert ended.files[0]["kept_bytes"] == kept
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+async def test_sigterm_ends_it_in_the_same_way(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await RawServer(silent).start(servers)
+    process = await start(f"{server.url}/data.bin", cwd=tmp_path)
+    with trio.fail_after(PATIENCE):
+        await server.wait(lambda server: server.accepted > 0)
+        process.send_signal(signal.SIGTERM)
+        err = await read_all(process.stderr)
+        assert await process.wait() == 143
+    assert "cut off data.bin  unfinished; nothing can be kept of it" in err
+    assert os.listdir(tmp_path) == []
+
+
+async def test_one_failure_among_many_is_told_and_ends_with_1(servers: trio.Nursery, tmp_path: Path) -> None:
+    async def missing(connection: Connection) -> None:
+        while await connection.request() is not None:
+            await connection.respond(status="404 Not Found")
+
+    good, bad = await serve(servers, FileSite(CONTENT)), await RawServer(missing).start(servers)
+    ended = await fetch(f"{good.url}/a", f"{bad.url}/b", f"{good.url}/c", "--dir", "new/dir", "--json", cwd=tmp_path)
+    assert ended.code == 1
+    assert [each["outcome"] for each in ended.files] == ["saved", "failed", "saved"]
+    assert ended.files[1]["error"] == "the server answered 404 Not Found"
+    assert sorted(os.listdir(tmp_path / "new" / "dir")) == ["a", "c"]
+    assert "2 of 3 files saved, 1 failed" in ended.err
+    assert ended.summary["failed"] == 1
+    assert bad.count("GET") == 1
+
+
+async def test_an_unreachable_host_is_tried_as_often_as_told(tmp_path: Path) -> None:
+    with trio.socket.socket() as unused:
+        await unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        ended = await fetch(f"{url}/x", "--max-attempts", "2", cwd=tmp_path)
+    assert ended.code == 1
+    assert "FAILED  x  no connection: Connection refused, after 2 attempts\n" in ended.err
+    assert f"1 retry, 0.{ended.err.split('1 retry, 0.')[1][0]} s of waiting in all:" in ended.err
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_total_timeout_keeps_the_part(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(CONTENT), pause=0.2)
+    ended = await fetch(f"{server.url}/x", "--total-timeout", "1.5", cwd=tmp_path)
+    assert ended.code == 1
+    assert "FAILED  x  not whole within 1.5 s" in ended.err
+    assert "are kept in x.part" in ended.err
+
+
+async def test_a_silent_server_costs_a_timeout_for_each_attempt(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await RawServer(silent).start(servers)
+    ended = await fetch(f"{server.url}/x", "--timeout", "0.3", "--max-attempts", "2", cwd=tmp_path)
+    assert ended.code == 1
+    assert server.accepted == 2
+    assert "after 2 attempts" in ended.err
+
+
+async def test_a_full_disk_is_told_in_a_line_and_the_part_stays(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(CONTENT))
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    ended = await fetch(f"{server.url}/data.bin", "--json", cwd=tmp_path, preexec_fn=small)
+    assert ended.code == 1
+    assert ended.files[0]["error"] == "File too large; what has come is kept"
+    assert (tmp_path / "data.bin.part").stat().st_size == 300_000
+    again = await fetch(f"{server.url}/data.bin", cwd=tmp_path)
+    assert again.code == 0
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+async def test_a_wrong_checksum_leaves_nothing(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(CONTENT))
+    ended = await fetch(f"{server.url}/x", "--checksum", "sha256:" + "0" * 64, cwd=tmp_path)
+    assert ended.code == 1
+    assert "should have sha256:0000" in ended.err
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_checksums_file_is_obeyed(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(CONTENT))
+    (tmp_path / "SUMS").write_text(f"{SHA256}  good\n{'0' * 64} *bad\n")
+    arguments = ["--checksums", "SUMS", "--dir", "out", f"{server.url}/good"]
+    ended = await fetch(*arguments, f"{server.url}/bad", cwd=tmp_path)
+    assert ended.code == 1
+    assert os.listdir(tmp_path / "out") == ["good"]
+    unlisted = await fetch(*arguments, f"{server.url}/other", cwd=tmp_path)
+    assert (unlisted.code, unlisted.err) == (2, "Error: --checksums has none for 'other'\n")
+
+
+async def test_what_is_there_is_left_unless_told(servers: trio.Nursery, tmp_path: Path) -> None:
+    site = FileSite(CONTENT)
+    server = await serve(servers, site)
+    there = tmp_path / "x"
+    there.write_text("mine")
+    ended = await fetch(f"{server.url}/x", "--json", cwd=tmp_path)
+    assert (ended.code, ended.files[0]["outcome"], there.read_text(), site.asked) == (0, "present", "mine", [])
+    checked = await fetch(f"{server.url}/x", "--checksum", f"sha256:{SHA256}", cwd=tmp_path)
+    assert (checked.code, there.read_text()) == (1, "mine")
+    assert "x is there, and has another checksum (--overwrite replaces it)" in checked.err
+    assert (await fetch(f"{server.url}/x", "--overwrite", cwd=tmp_path)).code == 0
+    assert there.read_bytes() == CONTENT
+    assert (await fetch(f"{server.url}/x", "--checksum", f"sha256:{SHA256}", cwd=tmp_path)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ('attachment; filename="../../../evil.sh"', "evil.sh"),
+        ("attachment; filename=/etc/cron.d/evil", "evil"),
+        ("attachment; filename*=UTF-8''..%2F..%2F.bashrc", "_.bashrc"),
+        ('attachment; filename=".."', "index.html"),
+        ("inline", "path"),
+    ],
+)
+async def test_a_name_of_the_servers_stays_in_the_directory(
+    servers: trio.Nursery, tmp_path: Path, header: str, name: str
+) -> None:
+    site = FileSite(CONTENT)
+    site.extra = {"content-disposition": header}
+
+    async def script(connection: Connection) -> None:
+        received = await connection.request()
+        if received is not None and received.method == "HEAD":
+            await connection.send(
+                f"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Disposition: {header}\r\nConnection: close\r\n\r\n".encode()
+            )
+            return
+        _, headers, body = site.reply({})
+        await connection.respond(body, headers=[(k, v) for k, v in headers.items() if k != "content-length"])
+
+    server = await RawServer(script).start(servers)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    ended = await fetch("-O", f"{server.url}/path", "--dir", "a/b", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert files_under(tmp_path) == [f"a/b/{name}"]
+
+
+def files_under(root: Path) -> list[str]:
+    return [each.relative_to(root).as_posix() for each in root.rglob("*") if each.is_file()]
+
+
+async def test_two_files_that_the_server_calls_the_same_are_told(servers: trio.Nursery, tmp_path: Path) -> None:
+    one, other = [await serve(servers, FileSite(CONTENT)) for _ in range(2)]
+    ended = await fetch("-O", f"{one.url}/same", f"{other.url}/same", "--json", cwd=tmp_path)
+    assert ended.code == 1
+    assert sorted(each["outcome"] for each in ended.files) == ["failed", "saved"]
+    assert "another URL of this run is saved as 'same'" in ended.err
+
+
+async def test_a_host_gets_no_more_downloads_at_once_than_told(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(bytes(100_000)), pause=0.05)
+    other = await serve(servers, FileSite(bytes(100_000)))
+    urls = [f"{server.url}/{number}" for number in range(8)]
+    ended = await fetch(*urls, f"{other.url}/last", "--per-host", "2", "--workers", "3", "--json", cwd=tmp_path)
+    assert ended.code == 0
+    assert server.most_open == 2
+    last, seconds = ended.files[-1], ended.summary["seconds"]
+    assert '"number": 9' in "".join(ended.out.splitlines()[:3])  # not behind the eight of a busy host
+    assert last["seconds"] < seconds
+
+
+async def test_a_rate_spaces_all_requests(servers: trio.Nursery, tmp_path: Path) -> None:
+    at: list[float] = []
+
+    async def script(connection: Connection) -> None:
+        while await connection.request() is not None:
+            at.append(trio.current_time())
+            await connection.respond()
+
+    one, other = [await RawServer(script).start(servers) for _ in range(2)]
+    urls = [f"{server.url}/{server.port}-{number}" for number in range(3) for server in (one, other)]
+    assert (await fetch(*urls, "--rate", "300/min", cwd=tmp_path)).code == 0
+    assert len(at) == 6
+    assert at[-1] - at[0] >= 0.9  # five gaps of 0.2 s, but for a late start of the first
+
+
+async def test_a_list_may_come_from_stdin_and_name_files(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(CONTENT))
+    lines = f"# mirrors\n\n{server.url}/x\n  {server.url}/x   other name.bin\n"
+    ended = await fetch("-i", "-", cwd=tmp_path, stdin=lines.encode())
+    assert ended.code == 0
+    assert sorted(os.listdir(tmp_path)) == ["other name.bin", "x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "no URL: give at least one, or a list of them with --input"),
+        (["ftp://user:geheim@h/x?token=geheim"], "argument 1: 'ftp://h/x' must begin with http:// or https://"),
+        (["http://user:geheim@h:99999/x"], "argument 1: 'http://h:99999/x': the port must be from 1 to 65535"),
+        (["http:///x"], "argument 1: 'http:///x' has no host"),
+        (["example.com/x"], "argument 1: 'example.com/x' must begin with http:// or https://"),
+        (["http://h/x", "http://g/x"], "two URLs would be saved as 'x': argument 1, and argument 2"),
+        (["http://h/x", "http://g/x.part"], "two URLs would be saved as 'x.part': argument 1, and argument 2"),
+        (["http://h/x", "http://h/y", "-o", "z"], "--output is for one URL, and there are 2"),
+        (["http://h/x", "-o", "-"], "--output - is not possible"),
+        (["http://h/x", "-o", "no/such"], "--output: there is no directory ./no"),
+        (["http://h/x", "-o", "."], "is a directory"),
+        (["-i", "missing.txt"], "missing.txt: No such file or directory"),
+        (["http://h/x", "--dir", "/dev/null/x"], "--dir: /dev/null/x: Not a directory"),
+    ],
+)
+async def test_misuse_is_one_line_and_2(tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    ended = await fetch(*arguments, cwd=tmp_path)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.startswith("Error: ")
+    assert complaint in ended.err
+    assert ended.err.count("\n") == 1
+    assert "geheim" not in ended.err
+
+
+async def test_secrets_are_used_and_never_shown(servers: trio.Nursery, tmp_path: Path) -> None:
+    site = FileSite(CONTENT, cuts=[0])
+    server = await serve(servers, site)
+    url = server.url.replace("://", "://user:geheim@") + "/x?token=geheim"
+    ended = await fetch(url, "--json", cwd=tmp_path)
+    assert ended.code == 0
+    assert site.asked[0]["authorization"].startswith("Basic ")
+    assert ended.files[0]["url"] == f"{server.url}/x"
+    assert "geheim" not in ended.out + ended.err
+
+
+async def test_a_reader_who_leaves_ends_it_quietly(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(CONTENT), pause=0.1)
+    quick = await serve(servers, FileSite(b"x"))
+    process = await start(f"{quick.url}/a", f"{quick.url}/b", f"{server.url}/c", "--json", "-q", cwd=tmp_path)
+    assert process.stdout is not None
+    await process.stdout.aclose()
+    with trio.fail_after(PATIENCE):
+        err = await read_all(process.stderr)
+        assert await process.wait() == 141
+    assert err == ""
+
+
+async def test_output_that_cannot_be_written_is_told(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(b"x"))
+    with open("/dev/full", "wb") as full:  # noqa: ASYNC230 - opening it takes no time
+        ended = await fetch(f"{server.url}/a", "--json", "-q", cwd=tmp_path, stdout=full)
+    assert (ended.code, ended.err) == (1, "Error: the output can't be written: No space left on device\n")
+
+
+async def test_quiet_tells_of_failures_only(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(CONTENT, cuts=[5]))
+    assert await fetch(f"{server.url}/a", "-q", cwd=tmp_path) == (await fetch(f"{server.url}/b", "-q", cwd=tmp_path))
+    ended = await fetch("http://127.0.0.1:1/a.x", "-q", "--max-attempts", "1", cwd=tmp_path)
+    assert (ended.code, ended.err) == (1, "FAILED  a.x  no connection: Connection refused\n")
+
+
+async def test_a_terminal_shows_bars_and_wipes_them(servers: trio.Nursery, tmp_path: Path) -> None:
+    site = FileSite(CONTENT, cuts=[500_000])
+    server = await serve(servers, site, pause=0.1)
+    code, written = await trio.to_thread.run_sync(on_a_terminal, [f"{server.url}/data.bin"], tmp_path)
+    assert code == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    assert re.search(r"data\.bin +[━╺╸]+ +\d\d% .* of 1\.0 MB", plain)
+    assert re.search(r"(again in \d\.\d s|trying again): the connection broke", plain)
+    assert "saved   data.bin  1.0 MB in" in plain
+    assert "1 of 1 file saved" in plain
+    assert "\x1b[32msaved" in written
+    assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") >= 0  # the cursor is shown again
+    assert max(len(line) for line in plain.replace("\r", "\n").splitlines() if "━" in line) <= 90
+
+
+def on_a_terminal(arguments: list[str], cwd: Path) -> tuple[int, str]:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 90, 0, 0))
+    with subprocess.Popen(
+        [*PROGRAM, *arguments], stdin=slave, stdout=slave, stderr=slave, env=environment(TERM="xterm-256color"), cwd=cwd
+    ) as process:
+        os.close(slave)
+        written = b""
+        while True:
+            try:
+                read = os.read(master, 65536)
+            except OSError:  # how Linux says that nobody has the terminal open any more
+                break
+            if not read:
+                break
+            written += read
+        code = process.wait(PATIENCE)
+    os.close(master)
+    return code, written.decode()
