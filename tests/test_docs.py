@@ -12,7 +12,7 @@ from tests._docs import PageError, python_blocks, run_page, runs_itself, shell_b
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 HEADINGS = ["What it does", "Usage", "Parameters", "Errors", "Events", "Statistics", "Diagram", "Anti-patterns"]
-NOT_POLICIES = {"index", "abc", "errors", "events", "testing"}
+NOT_POLICIES = {"index", "abc", "errors", "events", "telemetry", "testing"}
 
 
 def pages() -> list[str]:
