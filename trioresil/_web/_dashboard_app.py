@@ -105,8 +105,10 @@ class DashboardApp:
         static = files(__package__).joinpath("static")
         self._files = {f"/{name}": (static.joinpath(name).read_bytes(), kind) for name, kind in _STATIC.items()}
         self._files["/"] = (static.joinpath("index.html").read_bytes(), "text/html; charset=utf-8")
+        application = Starlette(routes=self._routes(health))
+        application.router.redirect_slashes = False  # it would send people to whichever host they had asked for
         self.asgi = Gate(
-            Starlette(routes=self._routes(health)),
+            application,
             token=token,
             host=host,
             login=static.joinpath("login.html").read_bytes(),

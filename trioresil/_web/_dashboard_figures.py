@@ -43,13 +43,19 @@ def gauges(trip: str) -> list[Figures]:
 
     A rule of the user's own that says it otherwise has no gauge; its words are shown as they are.
     """
-    found = [
-        {"what": f"{match[1]} ratio", "value": float(match[2]), "limit": float(match[3]), "calls": int(match[4])}
+    found = {
+        match.start(): {
+            "what": f"{match[1]} ratio",
+            "value": float(match[2]),
+            "limit": float(match[3]),
+            "calls": int(match[4]),
+        }
         | ({"needs": int(match[5])} if match[5] else {})
         for match in _GAUGE.finditer(trip)
-    ]
-    counts = ({"what": match[3], "value": int(match[1]), "limit": int(match[2])} for match in _COUNT.finditer(trip))
-    return [*found, *counts][:MAX_ROWS]
+    }
+    for match in _COUNT.finditer(trip):
+        found[match.start()] = {"what": match[3], "value": int(match[1]), "limit": int(match[2])}
+    return [found[start] for start in sorted(found)][:MAX_ROWS]
 
 
 # --- one reader for each kind ------------------------------------------------------------------------------------------

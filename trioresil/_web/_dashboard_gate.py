@@ -67,11 +67,13 @@ def check_token(token: object, host: str) -> str | None:
 async def small_body(request: Request) -> bytes | None:
     """Return the body of a request; None if it is too large."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
+    while True:  # not `request.stream()`: a generator that is not read to its end
+        message = await request.receive()
+        body += message.get("body", b"")
         if len(body) > MAX_BODY:
             return None
-    return bytes(body)
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
 class Gate:
