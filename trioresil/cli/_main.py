@@ -14,7 +14,7 @@ def main() -> NoReturn:
     """Run the command line and exit: 2 for a wrong option or a missing extra, 130 after Ctrl-C."""
     try:
         commands = importlib.import_module("trioresil.cli._commands")
-        commands.trioresil()
+        commands.trioresil(prog_name="trioresil")  # also as `python -m trioresil`: completion knows it by its name
     except ModuleNotFoundError as exc:
         name = (exc.name or "").partition(".")[0]
         if name not in _EXTRA:

@@ -274,7 +274,7 @@ def trust(ca_file: str | None) -> ssl.SSLContext:
 
 
 _OPENSSL: Final = re.compile(r"\[[^\]]*\] | \(_ssl\.c:\d+\)")
-"""Where OpenSSL's own texts say which part of it they come from."""
+"""Where the texts of OpenSSL and of the system say which part of them they come from."""
 
 
 def explained(error: BaseException) -> str:
@@ -292,6 +292,8 @@ def explained(error: BaseException) -> str:
         return one_line(str(cause.strerror))
     if isinstance(cause, OSError) and cause.errno:
         return os.strerror(cause.errno)
+    if isinstance(cause, httpx.HTTPError) and str(cause):
+        return one_line(_OPENSSL.sub("", str(cause)).replace("certificate verify failed", "the certificate is refused"))
     return safe_error(cause)
 
 

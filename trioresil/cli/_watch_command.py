@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from ._watch_lines import json_lines, plain_lines
 from ._watch_view import LiveTable
 
 READER_LEFT: Final = 128 + signal.SIGPIPE
-SECONDS: Final = Number(0, 1_000_000, min_open=True)
+SECONDS: Final = Number(0, min_open=True)
 EPILOG: Final = """\b
 Examples:
   trioresil watch https://example.com tls://example.com dns://example.com
@@ -53,8 +54,12 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.command(epilog=EPILOG)
 @click.argument("urls", nargs=-1, metavar="[URL]...")
 @click.option("-f", "--targets", "file", type=click.Path(), help="A TOML file of more targets.")
-@click.option("--interval", type=SECONDS, help="Seconds from one check of a target to the next.  [default: 5]")
-@click.option("--timeout", type=SECONDS, help="Seconds after which a check has failed.  [default: 5]")
+@click.option(
+    "--interval", type=SECONDS, metavar="SECONDS", help="Seconds from one check of a target to the next.  [default: 5]"
+)
+@click.option(
+    "--timeout", type=SECONDS, metavar="SECONDS", help="Seconds after which a check has failed.  [default: 5]"
+)
 @click.option(
     "--rise",
     type=click.IntRange(1),
@@ -79,9 +84,9 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     help="Days that a tls:// certificate must still be valid.  [default: 14]",
 )
 @click.option("--ca-file", type=click.Path(), help="Trust the authorities of this PEM file instead of the system's.")
-@click.option("--count", type=click.IntRange(1), help="End when each target has been checked so often.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="End when each target has been checked so often.")
 @click.option("--until-healthy", is_flag=True, help="End as soon as everything is healthy.")
-@click.option("--total-timeout", type=SECONDS, help="End after so many seconds.")
+@click.option("--total-timeout", type=SECONDS, metavar="SECONDS", help="End after so many seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document a line.")
 @click.option(
     "--serve", callback=_address, metavar="HOST:PORT", help="Serve the live page, /metrics and /healthz meanwhile."
@@ -124,6 +129,8 @@ def watch(
             trust(ca_file)
         except (OSError, ssl.SSLError) as exc:
             raise Misuse(f"the CA file {ca_file} can't be used: {exc.strerror or exc}") from None
+    if serve is not None:
+        _import_page()
     watching = Watching(targets)
     serving = None if serve is None else partial(_serve, serve, token)
     course = partial(run_watch, count=count, until_healthy=until_healthy, serve=serving)
@@ -192,6 +199,14 @@ async def _run(
 # --- the live page -------------------------------------------------------------------------------------------------------
 
 
+def _import_page() -> Any:
+    """Import the page where it is wanted: it needs a web server."""
+    try:
+        return importlib.import_module("trioresil.dashboard")
+    except ImportError as exc:
+        raise Misuse(str(exc)) from None
+
+
 class _ServeError(Exception):
     """The live page can't be served."""
 
@@ -206,11 +221,11 @@ class _serve:
         self._page: Any = None
 
     async def __aenter__(self) -> Any:
-        from ..dashboard import open_dashboard  # here, as it needs a web server, and only --serve does
-
         host, port = self._address
         try:
-            self._page = open_dashboard(host, port, token=self._token, title="trioresil watch", health=self._monitor)
+            self._page = _import_page().open_dashboard(
+                host, port, token=self._token, title="trioresil watch", health=self._monitor
+            )
             return await self._page.__aenter__()
         except ValueError as exc:
             hint = ": give it with --token or in TRIORESIL_TOKEN" if "token" in str(exc) else ""

@@ -21,7 +21,7 @@ from ._watch import Result, Watched, Watching
 
 FRAME_INTERVAL: Final = 0.2
 MAX_SPARK: Final = 60
-MIN_NAME: Final = 20
+MIN_NAME: Final = 22
 MIN_NAME_NARROW: Final = 14
 NARROW: Final = 64
 GAP: Final = "  "
@@ -175,7 +175,7 @@ class _Layout:
         return line
 
 
-_WIDTHS: Final = {"last": 7, "p50": 7, "p99": 7, "since": 6, "cert": 6, "spark": 10}
+_WIDTHS: Final = {"last": 7, "p50": 7, "p99": 7, "since": 6, "cert": 6, "spark": 8}
 
 
 def _layout(watched: Sequence[Watched], width: int) -> _Layout:
