@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from opentelemetry import context, trace
@@ -19,6 +20,7 @@ from opentelemetry.trace import StatusCode
 import trioresil
 from tests.telemetry._y import SECRET, Mine, one_of_each
 from trioresil import Bulkhead, CircuitBreaker, Pipeline, Retry
+from trioresil.httpx import ResilientTransport
 from trioresil.telemetry import OpenTelemetryInstrument
 from trioresil.telemetry import _opentelemetry as module
 
@@ -163,12 +165,46 @@ async def test_a_generator_left_elsewhere_harms_nobody(collected: Collected, cap
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(begin)
-        before = context.get_current()
-        with caplog.at_level(logging.WARNING):
+        tracer = collected.provider.get_tracer("user")
+        with caplog.at_level(logging.WARNING), tracer.start_as_current_span("user") as user:
             await generator.aclose()  # type: ignore[attr-defined]
-        assert context.get_current() == before
-    assert len(collected.spans) == 1
+            assert trace.get_current_span() is user
+    assert [each.name for each in collected.spans] == ["retry attempt", "user"]
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "told"),
+    [
+        ("GET", "https://joe:hunter2@a.example/x?token=hunter2", ("GET", "a.example", 443, "https")),
+        ("BREW", "http://a.example:8080/", ("_OTHER", "a.example", 8080, "http")),
+    ],
+)
+async def test_spans_of_http_requests_say_where_to_and_what_came(
+    autojump_clock: object, collected: Collected, method: str, url: str, told: tuple[Any, ...]
+) -> None:
+    answers = iter([503, 200])
+
+    class Scripted(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(next(answers), request=request)
+
+    judged = Retry(on=lambda _: True, on_result=lambda _: True, backoff=[0], name="again")
+    transport = ResilientTransport(Scripted(), retry=judged, name="api")
+    with trioresil.instrument(collected.instrument):
+        async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
+            await client.request(method, url, extensions={"trioresil": {"idempotent": True}})
+    first, second, call = collected.spans
+    names = ("http.request.method", "server.address", "server.port", "url.scheme")
+    for span in (first, second, call):
+        assert tuple((span.attributes or {})[name] for name in names) == told
+    resent = [(span.attributes or {}).get("http.request.resend_count") for span in (first, second, call)]
+    assert resent == [None, 1, None]
+    assert [(span.attributes or {})["http.response.status_code"] for span in (first, second, call)] == [503, 200, 200]
+    assert (first.attributes or {})["error.type"] == "503"
+    assert first.status.description == "status 503"
+    assert [span.name for span in (first, second, call)] == ["again attempt", "again attempt", "api"]
+    assert SECRET not in "".join(each.to_json() for each in collected.spans)
 
 
 def test_spans_whose_end_is_never_heard_are_bounded(collected: Collected, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,9 +170,7 @@ class OpenTelemetryInstrument:
         if event.outcome in ("failure", "rejected"):
             self._tell_failure(span, event)
         span.end()
-        if (
-            self._context.get_value(self._key) == event.key
-        ):  # else it was left in another context than it was entered in
+        if self._context.get_value(self._key) == event.key:  # else this is another context than it was begun in
             self._context.attach(found.before)
 
     def _tell_failure(self, span: Any, event: CallFinished | AttemptFinished) -> None:
