@@ -264,3 +264,14 @@ async def test_the_retry_of_a_transport_is_seen_with_its_budget(autojump_clock: 
     await ask(recorder, 200)
     seen = [type(each.policy).__name__ for each in recorder.of(trioresil.PolicySeen)]
     assert seen[:2] == ["ResilientTransport", "Retry"]
+
+
+async def test_what_a_request_raises_decides_how_it_ended(autojump_clock: object) -> None:
+    recorder = Recorder()
+    with contextlib.suppress(httpx.ConnectError):
+        await ask(recorder, httpx.ConnectError("x"), retry=None)
+    with trio.move_on_after(0.5):
+        await ask(recorder, 200, retry=None)
+    failed, cancelled = recorder.of(CallFinished)
+    assert (failed.outcome, failed.status, type(failed.error)) == ("failure", None, httpx.ConnectError)
+    assert (cancelled.outcome, cancelled.status, cancelled.seconds) == ("cancelled", None, 0.5)
