@@ -213,3 +213,11 @@ def test_statuses_are_numbers_classes_and_ranges(written: str, first: int, last:
     found = [status for status in range(1000) if status in statuses]
     assert (found[0], found[-1], len(found)) == (first, last, size)
     assert repr(statuses) == written
+
+
+def test_the_file_in_the_docs_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/reference/cli-watch.md").read_text(encoding="utf-8")
+    found = of_file(tmp_path, page.partition("```toml\n")[2].partition("```")[0])
+    assert [each.name for each in found.targets[:2]] == ["api", "tls://api.example.com"]
+    assert [each.group for each in found.targets[2:]] == ["upstreams", "upstreams"]
+    assert found.need == {"upstreams": 1}
