@@ -78,6 +78,7 @@ async def test_a_transport_shows_its_requests_retries_and_who_is_held_back(autoj
     async with httpx.AsyncClient(transport=transport, trust_env=False) as client, trio.open_nursery() as nursery:
         with trioresil.instrument(scraped.instrument):
             await client.get("https://a.example/")
+            assert scraped.values()["http_held_back{policy=api}"] == 0
             nursery.start_soon(client.get, "https://a.example/")
             await trio.sleep(1)
             nursery.start_soon(client.get, "https://a.example/")
