@@ -402,7 +402,7 @@ async def test_a_closed_browser_is_forgotten(caplog: pytest.LogCaptureFixture) -
                     break
         await client.aclose()
         with trio.fail_after(20):
-            while len(dashboard._app.readers) or len(dashboard._server):
+            while len(dashboard._app.readers) or len(dashboard._server):  # noqa: ASYNC110  # nobody tells
                 await trio.sleep(0.05)
     assert caplog.records == []
 
@@ -433,7 +433,7 @@ async def test_a_browser_that_takes_nothing_is_cut_off(monkeypatch: pytest.Monke
                 while not any(each.behind for each in readers._readers):
                     readers.send("lines", ["x" * 500_000])
                     await trio.sleep(0.01)
-                while len(readers):
+                while len(readers):  # noqa: ASYNC110  # nobody tells
                     await trio.sleep(0.05)
 
 
@@ -468,7 +468,7 @@ async def test_a_thousand_idle_readers_leave_the_page_and_the_program_responsive
                 await each.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 idle.append(each)
             with trio.fail_after(30):
-                while len(dashboard._app.readers) < _dashboard_streams.MAX_READERS:
+                while len(dashboard._app.readers) < _dashboard_streams.MAX_READERS:  # noqa: ASYNC110  # nobody tells
                     await trio.sleep(0.05)
             assert len(dashboard._app.readers) == _dashboard_streams.MAX_READERS
             began_at = trio.current_time()

@@ -10,7 +10,7 @@ const h = (tag, props, ...children) => {
     else if (key === "onclick") node.addEventListener("click", value);
     else node.setAttribute(key, value === true ? "" : String(value));
   }
-  for (const child of children.flat()) if (child !== null && child !== undefined && child !== false) node.append(child);
+  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined && child !== false) node.append(child);
   return node;
 };
 const svg = (tag, props, ...children) => {
@@ -135,7 +135,7 @@ const band = (values, span) => {
 const table = (label, heads, rows, more) => h("div", { class: "scroll", tabindex: rows.length > 8 ? 0 : null, role: "region", "aria-label": label },
   h("table", { class: "table" },
     h("thead", {}, h("tr", {}, heads.map(([name, n]) => h("th", { scope: "col", class: n ? "n" : null }, name)))),
-    h("tbody", {}, rows.map((row) => [h("tr", {}, row.slice(0, heads.length).map((cell, i) => h("td", { class: heads[i][1] ? "n" : null }, cell))), row[heads.length] ? h("tr", { class: "why" }, h("td", { colspan: heads.length }, "✕ ", row[heads.length])) : null])))),
+    h("tbody", {}, rows.map((row) => [h("tr", {}, row.slice(0, heads.length).map((cell, i) => h("td", { class: heads[i][1] ? "n" : null }, cell))), row[heads.length] ? h("tr", { class: "why" }, h("td", { colspan: heads.length }, "✕ ", row[heads.length])) : null]))),
   more ? h("p", { class: "note" }, `and ${more} more`) : null);
 const counted = (f, name) => (f.counts && f.counts[name]) || 0;
 

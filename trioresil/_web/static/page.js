@@ -136,7 +136,7 @@ const drawVerdict = () => {
   const rank = { bad: 0, held: 1, warn: 2 };
   troubled.sort((a, b) => rank[a[0]] - rank[b[0]]);
   const bad = troubled.filter((each) => each[0] === "bad").length, n = troubled.length;
-  const [kind, mark, words] = !entries.size ? ["idle", "○", "No policy has been used yet"] : bad ? ["bad", "■", `${plural(bad, "policy", "policies")} in trouble` + (n > bad ? `, ${n - bad} to watch` : "")] : n ? ["warn", "▲", `${plural(n, "policy", "policies")} to watch`] : ["ok", "●", `All ${count(entries.size)} policies are well`];
+  const [kind, mark, words] = !entries.size ? ["idle", "○", "No policy has been used yet"] : bad ? ["bad", "■", `${plural(bad, "policy", "policies")} in trouble` + (n > bad ? `, ${n - bad} to watch` : "")] : n ? ["warn", "▲", `${plural(n, "policy", "policies")} to watch`] : ["ok", "●", entries.size === 1 ? "1 policy is well" : `All ${count(entries.size)} policies are well`];
   const node = $("verdict");
   node.className = "verdict-line " + kind;
   if (announced !== words) { announced = words; node.firstChild.textContent = mark; node.lastChild.textContent = words; document.title = (bad ? `■ ${bad} · ` : "") + $("title").textContent; }
@@ -161,14 +161,16 @@ const drawLines = () => {
 };
 
 // --- what people do ---------------------------------------------------------------------------------------------------
+const busy = new Set();
 const act = async (button) => {
   const id = Number(button.closest(".card").dataset.id), action = button.dataset.act;
-  button.disabled = true;
+  if (busy.has(id)) return; // a disabled button would lose the keyboard's focus
+  busy.add(id);
   try {
     const answer = await fetch("/api/control", { method: "POST", headers: { "content-type": "application/json", "x-trioresil-control": page.control }, body: JSON.stringify({ id, action }) });
     if (answer.ok) page.held = new Set((await answer.json()).held); else link("bad", "■", (await answer.text()).trim());
   } catch { link("bad", "■", "no connection"); }
-  button.disabled = false;
+  busy.delete(id);
   const entry = entries.get(id);
   if (entry) drawCard(entry);
 };
