@@ -254,6 +254,13 @@ async def test_no_body_of_the_form_is_more_than_a_wrong_token(body: bytes) -> No
         assert (await client.post("/", content=body)).status_code in (403, 413)
 
 
+async def test_a_body_that_is_too_large_is_not_read_on_though_it_holds_the_token() -> None:
+    async with opened(token=TOKEN) as (_, client):
+        answer = await client.post("/", data={"token": TOKEN, "more": "x" * 5_000})
+        assert (answer.status_code, answer.text) == (413, "too much for a token\n")
+        assert "set-cookie" not in answer.headers
+
+
 async def test_every_answer_forbids_what_is_not_its_own() -> None:
     async with opened() as (_, client):
         for path in [*PATHS, "/nowhere"]:
