@@ -34,7 +34,34 @@ SECRET = "hunter2"
         ("sent Bearer hunter2abc", "sent Bearer ***"),
         ("jwt eyJhbGciOi.eyJzdWIiOi.c2ln here", "jwt *** here"),
         ("the bearer of bad news", "the bearer of bad news"),
-        ("a/b?c is no path of its own", "a/b?c is no path of its own"),
+        ("a/b?hunter2 was not found", "a/b was not found"),
+        ("example.com/a?x=hunter2", "example.com/a"),
+        ("https://a.example/x?q='hunter2'", "https://a.example/x'"),
+        ("{'url': 'https://a.example/x?q=hunter2', 'n': 1}", "{'url': 'https://a.example/x', 'n': 1}"),
+        ("https://joe:hun'ter2@a.example/x", "https://a.example/x"),
+        ("https://joe:#hunter2@a.example/x", "https://a.example/x"),
+        ("https://joe:hunter2?x@a.example/", "https://a.example/"),
+        ("https://joe:hunter2/x@a.example/", "https://a.example/"),
+        ("//joe:hunter2@a.example/x", "//a.example/x"),
+        ("ssh://joe:hunter2@[::1]:22/x", "ssh://[::1]:22/x"),
+        ("https://a.example/@scope/a@b", "https://a.example/@scope/a@b"),
+        ("http://[::1]:80/@x and https://a.example:8080/a@b", "http://[::1]:80/@x and https://a.example:8080/a@b"),
+        ("at http://a:80, 'http://b:81' and c@d", "at http://a:80, 'http://b:81' and c@d"),
+        (r'{"body": "{\"password\": \"hunter2\"}"}', r'{"body": "{\"password\": ***}"}'),
+        (r"password='it\'s hunter2', n=1", "password=***, n=1"),
+        ("password='hunter2", "password=***"),
+        ('Authorization: Digest username="joe", response="hunter2"', "Authorization: ***"),
+        ("accessToken=hunter2", "accessToken=***"),
+        ("PGPASSWORD=hunter2", "PGPASSWORD=***"),
+        ("secret_key: hunter2", "secret_key: ***"),
+        ("passphrase=hunter2", "passphrase=***"),
+        ("<password>hunter2</password>", "<password>***"),
+        ("api_key%3Dhunter2", "api_key%3D***"),
+        ("['x', '--token', 'hunter2']", "['x', '--token', ***]"),
+        ("x --api-token hunter2 y", "x --api-token *** y"),
+        ("Illegal header value b'hunter2 '", "Illegal header value ***"),
+        ("really? yes", "really? yes"),
+        ("max_tokens=5", "max_tokens=5"),
         ("the tokens are gone: wait", "the tokens are gone: wait"),
         ("me@example.org", "me@example.org"),
         ("12:30@noon", "noon"),
@@ -67,6 +94,11 @@ def test_a_text_becomes_one_line_and_short() -> None:
     assert one_line("abc", 2) == "a…"
 
 
+def test_nothing_in_it_steers_a_terminal_or_spoils_an_encoding() -> None:
+    assert one_line("a\x1b[31mb\x07\x9b1m\udc80\u202e") == "a?[31mb??1m??"
+    assert one_line("Jürgen 👩\u200d🚀 ✖") == "Jürgen 👩\u200d🚀 ✖"
+
+
 def test_an_error_that_can_not_be_printed_is_named_all_the_same() -> None:
     class Unprintable(Exception):
         def __str__(self) -> str:
@@ -88,6 +120,11 @@ def test_an_error_that_can_not_be_printed_is_named_all_the_same() -> None:
         "a-" * 20_000,
         "/" * 50_000,
         "eyJ" * 20_000,
+        "=/" * 20_000,
+        "a?" * 20_000,
+        "x=\\" * 10_000,
+        "token='" * 9_000,
+        "https://" + "a:" * 20_000,
         "token=" * 9_000,
         "x:y@" * 9_000,
     ],
