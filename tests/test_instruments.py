@@ -358,8 +358,26 @@ async def test_an_instrument_that_raises_is_switched_off_and_logged_once_and_the
     assert len(recorder.events) > 10
     (record,) = log.records
     assert record.levelname == "ERROR"
-    assert record.getMessage() == "the instrument <a broken instrument> raised and is switched off"
-    assert isinstance(record.exc_info[1], ValueError)
+    first, *frames = record.getMessage().splitlines()
+    assert first == "the instrument <a broken instrument> raised and is switched off: ValueError: broken"
+    assert any("in record" in line for line in frames)
+
+
+async def test_what_is_logged_of_one_that_raises_holds_no_secret_of_the_call(log: Any, autojump_clock: Any) -> None:
+    class Chatty:
+        def record(self, event: Event) -> None:
+            error = getattr(event, "error", None)
+            if error is not None:
+                raise ValueError(f"no idea what {error} is") from error
+
+    async def fail() -> None:
+        raise OSError("GET https://joe:hunter2@a.example/?hunter2")
+
+    with trioresil.instrument(Chatty()), pytest.raises(OSError, match="hunter2"):
+        await Pipeline(Retry(on=OSError, max_attempts=1)).call(fail)
+    (record,) = log.records
+    assert "no idea what GET https://a.example/ is" in record.getMessage()
+    assert "hunter2" not in logging.Formatter().format(record)
 
 
 async def test_one_that_was_switched_off_is_heard_again_in_another_block() -> None:

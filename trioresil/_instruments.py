@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import traceback
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import TracebackType
@@ -25,7 +26,7 @@ from . import _events
 from ._errors import RejectedError, in_seconds, is_unstarted, outside_trio
 from ._events import AttemptFinished, AttemptStarted, CallStarted, Event, Outcome
 from ._links import Link, mark_unstarted
-from ._redaction import one_line, safe_repr
+from ._redaction import one_line, safe_error, safe_repr
 from .abc import Instrument
 
 MAX_WARNINGS_PER_SECOND: Final = 10
@@ -59,9 +60,11 @@ class _Listener:
             return
         try:
             self.instrument.record(event)
-        except Exception:
+        except Exception as exc:
             self.active = False
-            _logger.exception("the instrument %r raised and is switched off", self.instrument)
+            frames = "".join(traceback.format_tb(exc.__traceback__))  # no more: its context is what the call has raised
+            shown = safe_repr(self.instrument), safe_error(exc), frames.rstrip()
+            _logger.error("the instrument %s raised and is switched off: %s\n%s", *shown)
 
 
 _in_context: ContextVar[tuple[_Listener, ...]] = ContextVar("trioresil_instruments", default=())
