@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Final, NoReturn
 
-_EXTRA: Final = {"click", "rich", "starlette", "hypercorn"}
+_EXTRA: Final = {"click", "rich", "starlette", "hypercorn", "jinja2", "markupsafe"}
 _MISSING: Final = "the command line needs {name}, which is in the extra `cli`: pip install 'trioresil[cli]'"
 
 

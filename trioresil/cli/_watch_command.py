@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import re
 import signal
 import ssl
 from collections.abc import Callable
@@ -16,6 +13,7 @@ import trio
 from rich.console import Console
 
 from .._services.health import HealthMonitor
+from ._live_page import ServeError, address, import_page, serve_page
 from ._options import Misuse, Number
 from ._output import Output, OutputError
 from ._targets import TargetError, read_targets
@@ -39,16 +37,6 @@ A file of targets:
   url = "https://api.example.com/health"
   critical = true
 """
-
-
-def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, int] | None:
-    """Return the host and the port of HOST:PORT, [IPv6]:PORT, :PORT or PORT."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(?:(\[[\da-fA-F:.]+\]|[^\s\[\]:/@]*):)?(\d{1,5})", value)
-    if found is None or int(found[2]) > 65_535:
-        raise click.BadParameter(f"{value!r} is not like 127.0.0.1:8080, [::1]:8080 or 8080.")
-    return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
 
 
 @click.command(epilog=EPILOG)
@@ -89,7 +77,7 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option("--total-timeout", type=SECONDS, metavar="SECONDS", help="End after so many seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document a line.")
 @click.option(
-    "--serve", callback=_address, metavar="HOST:PORT", help="Serve the live page, /metrics and /healthz meanwhile."
+    "--serve", callback=address, metavar="HOST:PORT", help="Serve the live page, /metrics and /healthz meanwhile."
 )
 @click.option(
     "--token",
@@ -130,11 +118,15 @@ def watch(
         except (OSError, ssl.SSLError) as exc:
             raise Misuse(f"the CA file {ca_file} can't be used: {exc.strerror or exc}") from None
     if serve is not None:
-        _import_page()
+        import_page()
     watching = Watching(targets)
-    serving = None if serve is None else partial(_serve, serve, token)
+    serving = None if serve is None else partial(_page, serve, token)
     course = partial(run_watch, count=count, until_healthy=until_healthy, serve=serving)
     raise SystemExit(_exit_code(watching, partial(_run, watching, _display(watching, as_json), course, total_timeout)))
+
+
+def _page(at: tuple[str, int], token: str | None, monitor: HealthMonitor) -> serve_page:
+    return serve_page(at, token, title="trioresil watch", health=monitor)
 
 
 def _display(watching: Watching, as_json: bool) -> Display:
@@ -153,7 +145,7 @@ def _exit_code(watching: Watching, run: Callable[[], Any]) -> int:
         caught = trio.run(run)
     except* KeyboardInterrupt:
         pass  # so early that nobody was listening yet, or a second one
-    except* (OutputError, _ServeError) as group:
+    except* (OutputError, ServeError) as group:
         problem = _first(group)
     if isinstance(problem, OutputError) and problem.reader_left:
         return READER_LEFT
@@ -194,44 +186,3 @@ async def _run(
         nursery.cancel_scope.cancel(reason="the watch is over")
     await display.close(watching)
     return caught[0] if caught else None
-
-
-# --- the live page -------------------------------------------------------------------------------------------------------
-
-
-def _import_page() -> Any:
-    """Import the page where it is wanted: it needs a web server."""
-    try:
-        return importlib.import_module("trioresil.dashboard")
-    except ImportError as exc:
-        raise Misuse(str(exc)) from None
-
-
-class _ServeError(Exception):
-    """The live page can't be served."""
-
-
-class _serve:
-    """The live page while it is open, with errors that are told in one line."""
-
-    def __init__(self, address: tuple[str, int], token: str | None, monitor: HealthMonitor) -> None:
-        self._address = address
-        self._token = token
-        self._monitor = monitor
-        self._page: Any = None
-
-    async def __aenter__(self) -> Any:
-        host, port = self._address
-        try:
-            self._page = _import_page().open_dashboard(
-                host, port, token=self._token, title="trioresil watch", health=self._monitor
-            )
-            return await self._page.__aenter__()
-        except ValueError as exc:
-            hint = ": give it with --token or in TRIORESIL_TOKEN" if "token" in str(exc) else ""
-            raise _ServeError(f"--serve {host}:{port}: {exc}{hint}") from None
-        except OSError as exc:
-            raise _ServeError(f"--serve {host}:{port}: {os.strerror(exc.errno) if exc.errno else exc}") from None
-
-    async def __aexit__(self, *details: Any) -> Any:
-        return await self._page.__aexit__(*details)
