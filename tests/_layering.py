@@ -23,6 +23,7 @@ MODULE_RANKS = {
     "_checks": 0,
     "_immutable": 0,
     "_redaction": 0,
+    "_floods": 0,
     "_events": 2,
     "_links": 2,
     "_notes": 0,

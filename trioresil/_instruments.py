@@ -25,6 +25,7 @@ from trio.lowlevel import RunVar, checkpoint, enable_ki_protection
 from . import _events
 from ._errors import RejectedError, in_seconds, is_unstarted, outside_trio
 from ._events import AttemptFinished, AttemptStarted, CallStarted, Event, Outcome
+from ._floods import Limiter
 from ._links import Link, mark_unstarted
 from ._redaction import one_line, safe_error, safe_repr
 from .abc import Instrument
@@ -274,7 +275,7 @@ _WARNINGS: Final[dict[type[Event], str]] = {
     _events.ShutdownCancelled: "the body is cancelled; still running: {running}",
     _events.CertificateReloadFailed: "the new certificate can't be used, the one before stays: {cause}",
 }
-_recent: RunVar[dict[str, tuple[int, int]]] = RunVar("trioresil_recent_warnings")
+_warned: RunVar[Limiter] = RunVar("trioresil_warned")
 
 
 def _warn(kind: type[Event], fields: dict[str, Any]) -> None:
@@ -291,14 +292,12 @@ def _may_warn(name: str) -> bool:
         second = int(trio.current_time())
     except RuntimeError:
         return True
-    recent = _recent.get({})
-    _recent.set(recent)
-    since, warned = recent.get(name, (second, 0))
-    warned = warned + 1 if since == second else 1
-    if len(recent) > 1000:
-        recent.clear()
-    recent[name] = (second, warned)
-    return warned <= MAX_WARNINGS_PER_SECOND
+    try:
+        limiter = _warned.get()
+    except LookupError:
+        limiter = Limiter(MAX_WARNINGS_PER_SECOND)
+        _warned.set(limiter)
+    return limiter.left_out(name, None, second) is not None
 
 
 def _cause(fields: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -215,10 +216,46 @@ def test_spans_whose_end_is_never_heard_are_bounded(collected: Collected, monkey
         for key in range(10):
             collected.instrument.record(trioresil.CallStarted(policy=mine, key=key))
         assert "3 spans open" in repr(collected.instrument)
+        assert len(collected.spans) == 7  # the oldest are ended: new calls are traced for ever
+        collected.instrument.record(
+            trioresil.CallFinished(policy=mine, key=9, outcome="success", seconds=1.0, error=None)
+        )
+        assert collected.spans[-1].attributes["trioresil.outcome"] == "success"
 
     import contextvars
 
     contextvars.copy_context().run(begin)
+
+
+def test_a_collection_looks_at_each_policy_once(collected: Collected) -> None:
+    class Counting(Bulkhead):
+        looks = 0
+
+        def statistics(self) -> trioresil.BulkheadStatistics:
+            self.looks += 1
+            return super().statistics()
+
+    hull = Counting(3, name="hull")
+    collected.instrument.watch(hull)
+    for expected in (1, 2):
+        assert collected.points()["trioresil.bulkhead.limit"]
+        assert hull.looks == expected
+
+
+def test_what_was_read_is_stale_after_a_second(collected: Collected, monkeypatch: pytest.MonkeyPatch) -> None:
+    hull, now = Bulkhead(3, name="hull"), 100.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    collected.instrument.watch(hull)
+    limit, inside = (
+        next(each for each in module.PULLED if each.name == f"bulkhead.{name}") for name in ("limit", "inside")
+    )
+    assert collected.instrument._read(limit) == {("hull",): 3}
+    now += module.ONE_READ
+    assert collected.instrument._read(inside) == {("hull",): 0}
+    assert collected.instrument._read(limit) == {("hull",): 3}  # read before: so this is another collection
+    now += module.ONE_READ + 0.001
+    del hull
+    assert collected.instrument._read(inside) == {}
 
 
 async def test_without_spans_only_metrics_are_reported() -> None:

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from .._checks import count
 from .._events import Event
+from .._floods import Limiter
 from ._extras import needed
-from ._phrases import Limiter, called, fields_of, level_of
+from ._phrases import called, fields_of, level_of, second
 
 MAX_PER_SECOND: Final = 10
 
@@ -46,7 +47,7 @@ class LoggingInstrument:
         level = level_of(event)
         if level is None or not self._logger.isEnabledFor(level):
             return
-        left_out = self._limiter.left_out(event)
+        left_out = self._limiter.left_out(str(getattr(event.policy, "name", "")), type(event), second())
         if left_out is None:
             return
         fields = fields_of(event)
@@ -91,7 +92,7 @@ class StructlogInstrument:
         level = level_of(event)
         if level is None or not self._wants(level):
             return
-        left_out = self._limiter.left_out(event)
+        left_out = self._limiter.left_out(str(getattr(event.policy, "name", "")), type(event), second())
         if left_out is None:
             return
         fields = fields_of(event)

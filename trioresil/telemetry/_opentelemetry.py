@@ -7,6 +7,8 @@ again: a token could be given back only where it was taken, and a generator may 
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -22,12 +24,15 @@ from ._facts import COUNTED, facts_of
 from ._figures import PULLED
 from ._measures import Measure
 from ._phrases import called, fields_of
-from ._seen import Names, Seen
+from ._seen import Names, Pulled, Seen
 
 BUCKETS: Final = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
 METHODS: Final = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"}
 MAX_SPANS: Final = 100_000
-"""Spans open at once; of one whose end is never heard, as its listener's block was left before, nothing else remains."""
+"""Spans open at once, before the oldest is ended: most likely its end is never heard, as its listener's block was left before."""
+
+ONE_READ: Final = 1.0
+"""Seconds within which questions for different measures are about the same state of things."""
 
 _NO_SPAN_EVENT: Final = (_events.PolicySeen, CallStarted, CallFinished, AttemptStarted, AttemptFinished)
 
@@ -89,6 +94,9 @@ class OpenTelemetryInstrument:
         self._tracer: Any = self._trace.get_tracer("trioresil", tracer_provider=tracer_provider)
         meter = self._metrics.get_meter("trioresil", meter_provider=meter_provider)
         self._adders = {measure: _adder(meter, measure) for measure in COUNTED}
+        self._unread: Pulled = {}
+        self._read_at = 0.0
+        self._reading = threading.Lock()
         self._pulled = [self._observed(meter, measure) for measure in PULLED]
         self._open: dict[int, _Open] = {}
         self._key: str = self._context.create_key("trioresil")
@@ -130,7 +138,7 @@ class OpenTelemetryInstrument:
 
     def _observed(self, meter: Any, measure: Measure) -> Any:
         def observe(_options: Any) -> list[Any]:
-            found = self._seen.pull((measure,)).get(measure, {})
+            found = self._read(measure)
             keys = ("trioresil.policy.name", *map(_attribute, measure.labels))
             make = self._metrics.Observation
             return [make(value, dict(zip(keys, labels, strict=True))) for labels, value in found.items()]
@@ -144,11 +152,19 @@ class OpenTelemetryInstrument:
         )
         return make(measure.otel, callbacks=[observe], unit=measure.unit, description=measure.text)
 
+    def _read(self, measure: Measure) -> dict[tuple[str, ...], float]:
+        """Return the values of a measure: a reader asks for one after the other, and all come from one look at the policies."""
+        with self._reading:
+            now = time.monotonic()
+            if measure not in self._unread or now - self._read_at > ONE_READ:
+                self._unread, self._read_at = {each: {} for each in PULLED} | self._seen.pull(frozenset(PULLED)), now
+            return self._unread.pop(measure)
+
     # -- spans -----------------------------------------------------------------------------------------------------------
 
     def _begin(self, event: CallStarted | AttemptStarted) -> None:
         if len(self._open) >= MAX_SPANS:
-            return
+            self._open.pop(next(iter(self._open))).span.end()
         name = self._names.of("policy", str(event.policy.name))
         attributes = {"trioresil.policy.name": name, **_http_attributes(event)}
         if isinstance(event, AttemptStarted):

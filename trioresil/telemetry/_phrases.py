@@ -93,30 +93,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (bool, int)) else one_line(str(value))
 
 
-class Limiter:
-    """Lets so many records of one kind and one name through in each second, and counts the rest."""
-
-    def __init__(self, most: float) -> None:
-        self._most = most
-        self._recent: dict[tuple[str, type[Event]], tuple[int, int, int]] = {}
-
-    def left_out(self, event: Event) -> int | None:
-        """Return how many records like this were left out before it, None if it is left out itself."""
-        key = (str(getattr(event.policy, "name", "")), type(event))
-        second = _second()
-        since, said, silent = self._recent.get(key, (second, 0, 0))
-        if since != second:
-            said = 0
-        if len(self._recent) > 1_000 and key not in self._recent:
-            self._recent.clear()
-        if said >= self._most:
-            self._recent[key] = (second, said, silent + 1)
-            return None
-        self._recent[key] = (second, said + 1, 0)
-        return silent
-
-
-def _second() -> int:
+def second() -> int:
+    """Return which second it is: of the run's clock, or outside of a run of another."""
     try:
         return int(trio.current_time())
     except RuntimeError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
+
+import trio
 
 from .._checks import number, whole
 from .._events import Event
@@ -12,7 +14,7 @@ from ._extras import needed
 from ._facts import COUNTED, facts_of
 from ._figures import PULLED
 from ._measures import Measure
-from ._seen import Names, Seen
+from ._seen import Names, Pulled, Seen
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -111,9 +113,18 @@ class PrometheusInstrument:
 
     def collect(self) -> Iterable[Any]:
         """Return all families with their values; the registry asks when it is scraped."""
+        return self._families(self._seen.pull(frozenset(PULLED)))
+
+    async def _gather(self) -> Iterable[Any]:
+        """Return the same, with checkpoints between the policies; to go through it needs no run, and may be left to a thread."""
+        pulled: Pulled = {}
+        for _ in self._seen.pulling(frozenset(PULLED), pulled):
+            await trio.lowlevel.checkpoint()
+        return self._families(pulled)
+
+    def _families(self, pulled: Pulled) -> Iterator[Any]:
         for counted in self._counted.values():
             yield from counted.collect()
-        pulled = self._seen.pull(frozenset(PULLED))
         for measure in PULLED:
             family = self._family(measure)
             for labels, value in pulled.get(measure, {}).items():

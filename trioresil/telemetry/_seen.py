@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from .._redaction import one_line
@@ -20,6 +20,7 @@ from ._figures import POLICIES, Figure, figures_of
 from ._measures import Measure
 
 OTHER: Final = "other"
+SLICE: Final = 32  # objects that are read without a pause
 TRIES: Final = 3  # of a snapshot that another thread's work disturbs
 _logger = logging.getLogger("trioresil")
 
@@ -76,26 +77,40 @@ class Seen:
 
     def pull(self, wanted: Collection[Measure]) -> Pulled:
         """Read the statistics of all that is alive, and return what they come to."""
+        found: Pulled = {}
+        for _ in self.pulling(wanted, found):
+            pass
+        return found
+
+    def pulling(self, wanted: Collection[Measure], found: Pulled) -> Iterator[None]:
+        """Do so into `found`, and pause after each few of them, so that a program with many can let others run."""
+        budgets: set[tuple[str, int]] = set()
+        owners = list(self._owners.values())
+        for start in range(0, len(owners), SLICE):
+            with self._lock:
+                for owner in owners[start : start + SLICE]:
+                    policy = owner.ref()
+                    if policy is not None:
+                        self._read_policy(owner, policy, wanted, found, budgets)
+                    del policy  # not held while others run
+            yield
         with self._lock:
-            found: Pulled = {}
-            budgets: set[tuple[str, int]] = set()
-            for owner in list(self._owners.values()):
-                policy = owner.ref()
-                if policy is None:
-                    continue
-                name = self._names.of("policy", str(getattr(policy, "name", type(policy).__name__)))
-                if POLICIES in wanted:
-                    kind = self._names.of("kind", type(policy).__name__)
-                    _combine(found, POLICIES, (name, kind), 1.0)
-                self._read(owner, policy, name, wanted, found)
-                budget = getattr(policy, "budget", None)
-                if isinstance(budget, RetryBudget) and (name, id(budget)) not in budgets:
-                    budgets.add((name, id(budget)))
-                    self._read(_owner(self._budgets, budget), budget, name, wanted, found)
             for (measure, labels), total in self._totals.items():
                 if measure in wanted:
                     found.setdefault(measure, {})[labels] = total
-            return found
+
+    def _read_policy(
+        self, owner: _Owner, policy: Any, wanted: Collection[Measure], found: Pulled, budgets: set[tuple[str, int]]
+    ) -> None:
+        name = self._names.of("policy", str(getattr(policy, "name", type(policy).__name__)))
+        if POLICIES in wanted:
+            kind = self._names.of("kind", type(policy).__name__)
+            _combine(found, POLICIES, (name, kind), 1.0)
+        self._read(owner, policy, name, wanted, found)
+        budget = getattr(policy, "budget", None)
+        if isinstance(budget, RetryBudget) and (name, id(budget)) not in budgets:
+            budgets.add((name, id(budget)))
+            self._read(_owner(self._budgets, budget), budget, name, wanted, found)
 
     def _read(self, owner: _Owner, thing: Any, name: str, wanted: Collection[Measure], found: Pulled) -> None:
         for figure in self._figures(owner, thing):
