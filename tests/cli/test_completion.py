@@ -106,6 +106,10 @@ def test_each_shell_gets_its_script(shell: str, part: str, tmp_path: Path) -> No
         ("trioresil watch --until", {"plain,--until-healthy"}),
         ("trioresil watch --targ", {"plain,--targets"}),
         ("trioresil watch --targets ", {"file,"}),
+        ("trioresil fetch --input ", {"file,"}),
+        ("trioresil fetch --output ", {"file,"}),
+        ("trioresil fetch --checksums ", {"file,"}),
+        ("trioresil fetch --dir ", {"dir,"}),
     ],
 )
 def test_words_are_completed(line: str, offered: set[str]) -> None:

@@ -10,18 +10,22 @@ import pty
 import re
 import resource
 import signal
+import stat
 import struct
 import subprocess
 import termios
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+from click.testing import CliRunner
 
 from tests.cli._fetch import PATIENCE, PROGRAM, environment, fetch, read_all, serve, start
 from tests.http._file_site import FileSite
 from tests.http._raw_server import Connection, RawServer, silent
+from trioresil.cli._fetch_command import fetch as command
 
 CONTENT = bytes(range(256)) * 4_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -68,7 +72,7 @@ async def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(servers: trio.Nu
     assert not (tmp_path / "data.bin").exists()
     kept = part.stat().st_size
     assert 0 < kept < len(CONTENT)
-    assert "are kept in data.bin.part\n" in err
+    assert "unfinished; kept in data.bin.part: " in err
     assert "run the same command again, and it goes on from there" in err
     assert '"outcome": "unfinished"' in out
     assert '"part": "./data.bin.part"' in out
@@ -121,10 +125,10 @@ async def test_an_unreachable_host_is_tried_as_often_as_told(tmp_path: Path) -> 
 
 async def test_a_total_timeout_keeps_the_part(servers: trio.Nursery, tmp_path: Path) -> None:
     server = await serve(servers, FileSite(CONTENT), pause=0.2)
-    ended = await fetch(f"{server.url}/x", "--total-timeout", "1.5", cwd=tmp_path)
+    ended = await fetch(f"{server.url}/x", "--total-timeout", "0.8", cwd=tmp_path)
     assert ended.code == 1
-    assert "FAILED  x  not whole within 1.5 s" in ended.err
-    assert "are kept in x.part" in ended.err
+    assert "FAILED  x  not whole within 0.8 s" in ended.err
+    assert "; kept in x.part: " in ended.err
 
 
 async def test_a_silent_server_costs_a_timeout_for_each_attempt(servers: trio.Nursery, tmp_path: Path) -> None:
@@ -143,7 +147,7 @@ async def test_a_full_disk_is_told_in_a_line_and_the_part_stays(servers: trio.Nu
 
     ended = await fetch(f"{server.url}/data.bin", "--json", cwd=tmp_path, preexec_fn=small)
     assert ended.code == 1
-    assert ended.files[0]["error"] == "File too large; what has come is kept"
+    assert ended.files[0]["error"] == "File too large"
     assert (tmp_path / "data.bin.part").stat().st_size == 300_000
     again = await fetch(f"{server.url}/data.bin", cwd=tmp_path)
     assert again.code == 0
@@ -184,37 +188,33 @@ async def test_what_is_there_is_left_unless_told(servers: trio.Nursery, tmp_path
     assert (await fetch(f"{server.url}/x", "--checksum", f"sha256:{SHA256}", cwd=tmp_path)).code == 0
 
 
-@pytest.mark.parametrize(
-    ("header", "name"),
-    [
-        ('attachment; filename="../../../evil.sh"', "evil.sh"),
-        ("attachment; filename=/etc/cron.d/evil", "evil"),
-        ("attachment; filename*=UTF-8''..%2F..%2F.bashrc", "_.bashrc"),
-        ('attachment; filename=".."', "index.html"),
-        ("inline", "path"),
-    ],
-)
-async def test_a_name_of_the_servers_stays_in_the_directory(
-    servers: trio.Nursery, tmp_path: Path, header: str, name: str
-) -> None:
-    site = FileSite(CONTENT)
-    site.extra = {"content-disposition": header}
+async def test_a_name_of_the_servers_stays_in_the_directory(servers: trio.Nursery, tmp_path: Path) -> None:
+    named = {
+        'attachment; filename="../../../evil.sh"': "evil.sh",
+        "attachment; filename=/etc/cron.d/evil": "evil",
+        "attachment; filename*=UTF-8''..%2F..%2F.bashrc": "_.bashrc",
+        'attachment; filename=".."': "index.html",
+        "inline": "4",
+    }
+    headers = list(named)
 
     async def script(connection: Connection) -> None:
-        received = await connection.request()
-        if received is not None and received.method == "HEAD":
-            await connection.send(
-                f"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Disposition: {header}\r\nConnection: close\r\n\r\n".encode()
-            )
-            return
-        _, headers, body = site.reply({})
-        await connection.respond(body, headers=[(k, v) for k, v in headers.items() if k != "content-length"])
+        while (received := await connection.request()) is not None:
+            header = headers[int(received.target[1:])]
+            if received.method == "HEAD":
+                answer = f"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Disposition: {header}\r\n\r\n"
+                await connection.send(answer.encode())
+            else:
+                await connection.respond(received.target[1:].encode())
 
     server = await RawServer(script).start(servers)
     (tmp_path / "a" / "b").mkdir(parents=True)
-    ended = await fetch("-O", f"{server.url}/path", "--dir", "a/b", cwd=tmp_path)
+    urls = [f"{server.url}/{number}" for number in range(len(headers))]
+    ended = await fetch("-O", *urls, "--dir", "a/b", cwd=tmp_path)
     assert ended.code == 0, ended.err
-    assert files_under(tmp_path) == [f"a/b/{name}"]
+    assert {each: (tmp_path / each).read_text() for each in files_under(tmp_path)} == {
+        f"a/b/{name}": str(number) for number, name in enumerate(named.values())
+    }
 
 
 def files_under(root: Path) -> list[str]:
@@ -306,18 +306,96 @@ async def test_a_list_may_come_from_stdin_and_name_files(servers: trio.Nursery, 
         (["http://h/x", "-o", "-"], "--output - is not possible"),
         (["http://h/x", "-o", "no/such"], "--output: there is no directory ./no"),
         (["http://h/x", "-o", "."], "is a directory"),
+        (["http://h/x", "-o", ""], "--output must not be empty"),
+        (["http://h/x", "-o", "/dev/null", "--overwrite"], "--output: /dev/null is a device or the like, and no file"),
+        (["http://h/x", "--dir", ""], "--dir must not be empty"),
+        (["http://h/\udcff"], "argument 1: 'http://h/?' is not a URL: it is not in UTF-8"),
         (["-i", "missing.txt"], "missing.txt: No such file or directory"),
         (["http://h/x", "--dir", "/dev/null/x"], "--dir: /dev/null/x: Not a directory"),
     ],
 )
-async def test_misuse_is_one_line_and_2(tmp_path: Path, arguments: list[str], complaint: str) -> None:
-    ended = await fetch(*arguments, cwd=tmp_path)
-    assert ended.code == 2
-    assert ended.out == ""
-    assert ended.err.startswith("Error: ")
-    assert complaint in ended.err
-    assert ended.err.count("\n") == 1
-    assert "geheim" not in ended.err
+def test_misuse_is_one_line_and_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(command, arguments)
+    assert ended.exit_code == 2
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("Error: ")
+    assert complaint in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert "geheim" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--dir", "file"], "Invalid value for '--dir': Directory 'file' is a file."),
+        (
+            ["--checksum", "abc"],
+            "'algorithm:hexadecimal' with an algorithm of hashlib, not 'abc'; it looks like sha256:9f",
+        ),
+        (["--checksum", "shake_128:00"], "must be 'algorithm:hexadecimal' with an algorithm of hashlib"),
+        (["--checksum", "md5:00"], "must have 32 hexadecimal digits for md5, not 'md5:00'"),
+        (["--timeout", "0"], "0.0 is not in the range 0<x<=inf"),
+    ],
+)
+def test_a_wrong_option_is_2_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    ended = CliRunner().invoke(command, ["http://h/x", *arguments])
+    assert ended.exit_code == 2
+    assert complaint in ended.stderr
+
+
+async def test_misuse_ends_the_program_with_2_and_one_line(tmp_path: Path) -> None:
+    ended = await fetch("-i", "-", cwd=tmp_path, preexec_fn=partial(os.close, 0))
+    assert (ended.code, ended.out, ended.err) == (2, "", "Error: stdin: Bad file descriptor\n")
+    closed = await fetch("http://h/x", "--json", cwd=tmp_path, stdout=None, preexec_fn=partial(os.close, 1))
+    assert (closed.code, closed.err) == (2, "Error: --json: standard output is closed\n")
+
+
+def test_what_is_wrong_with_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    ended = CliRunner().invoke(command, ["https://h/x"])
+    assert ended.exit_code == 2
+    assert "no client can be made: No such file or directory (look at " in ended.stderr
+    assert "SSL_CERT_FILE" in ended.stderr.partition("look at")[2]
+
+
+async def test_overwriting_replaces_no_device_or_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    ended = await fetch("http://127.0.0.1:1/x", "--overwrite", cwd=tmp_path)
+    assert ended.code == 1
+    assert "FAILED  x  ./x is there, and is no file\n" in ended.err
+    assert stat.S_ISFIFO((tmp_path / "x").stat().st_mode)
+
+
+async def test_a_second_ctrl_c_waits_for_nobody(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    try:
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        urls = [f"http://127.0.0.1:1/{number}" for number in range(60)]
+        process = await start(*urls, "--json", cwd=tmp_path, stdout=writer)
+        assert process.stderr is not None
+        err = b""
+        with trio.fail_after(PATIENCE):
+            while b"again" not in err:
+                err += await process.stderr.receive_some()
+            process.send_signal(signal.SIGINT)
+            while b"of 60 files saved, 60 unfinished" not in err:
+                err += await process.stderr.receive_some()
+            process.send_signal(signal.SIGINT)  # nobody reads the 60 lines of JSON, and it waits for that
+            err += (await read_all(process.stderr)).encode()
+            assert await process.wait() == 130
+        assert b"Traceback" not in err
+        assert 0 < len(os.read(reader, 100_000)) <= 4096
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 async def test_secrets_are_used_and_never_shown(servers: trio.Nursery, tmp_path: Path) -> None:
@@ -370,6 +448,15 @@ async def test_a_terminal_shows_bars_and_wipes_them(servers: trio.Nursery, tmp_p
     assert "\x1b[32msaved" in written
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") >= 0  # the cursor is shown again
     assert max(len(line) for line in plain.replace("\r", "\n").splitlines() if "━" in line) <= 90
+
+
+async def test_json_on_a_terminal_has_no_bars_in_it(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(b"x"))
+    code, written = await trio.to_thread.run_sync(on_a_terminal, [f"{server.url}/x", "--json"], tmp_path)
+    assert code == 0
+    lines = written.splitlines()
+    assert {json.loads(line)["kind"] for line in lines if line.startswith("{")} == {"file", "summary"}
+    assert not any("Ctrl-C" in line or "\x1b[?25l" in line for line in lines)
 
 
 def on_a_terminal(arguments: list[str], cwd: Path) -> tuple[int, str]:

@@ -153,6 +153,10 @@ def _from(cause: BaseException) -> httpx.ConnectError:
     return error
 
 
+def _garbled(said: str) -> httpx.RemoteProtocolError:
+    return httpx.RemoteProtocolError(said, request=httpx.Request("GET", "http://h"))
+
+
 UNTRUSTED = ssl.SSLCertVerificationError(1, "certificate verify failed")
 UNTRUSTED.verify_message = "self-signed certificate"
 
@@ -168,7 +172,15 @@ UNTRUSTED.verify_message = "self-signed certificate"
         (trioresil.httpx.CircuitOpenError("h", None), True, "circuit open"),
         (trioresil.httpx.CircuitIsolatedError("h"), False, "circuit open"),
         (trioresil.httpx.PoolClosedError("h"), False, ""),
-        (OSError(errno.ENOSPC, "No space left on device"), False, "No space left on device; make room"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            False,
+            "No space left on device; make room, and run it again",
+        ),
+        (httpx.UnsupportedProtocol("x"), False, "it redirects to what is neither http:// nor https://"),
+        (_garbled("Server disconnected without x"), True, "closed the connection without an answer"),
+        (_garbled("<StreamReset>"), True, "the connection broke: <StreamReset>"),
+        (_garbled("bad Content-Length"), True, "the answer is not valid HTTP: bad Content-Length"),
         (BlockingIOError(errno.EAGAIN, "x", "y"), False, "another download of this file is under way"),
     ],
 )
@@ -188,9 +200,15 @@ def test_an_answer_is_judged_as_a_download_judges_it(status: int, again: bool) -
     assert describe(error) == f"the server answered {status} {response.reason_phrase} (Retry-After: 7)"
 
 
+def test_a_success_without_the_file_is_told() -> None:
+    request = httpx.Request("GET", "http://h")
+    error = httpx.HTTPStatusError("x", request=request, response=httpx.Response(204, request=request))
+    assert describe(error) == "the server answered 204 No Content, which is not the whole file"
+
+
 def test_what_a_server_says_cannot_speak_to_the_terminal() -> None:
     error = httpx.RemoteProtocolError("bad\x1b]0;owned\x07 \n http://u:geheim@h/?q=geheim")
-    assert describe(error) == "the connection broke: bad?]0;owned? http://h/"
+    assert describe(error) == "the answer is not valid HTTP: bad?]0;owned? http://h/"
     assert printable("a\x1b[2J\u202eb\tc") == "a?[2J?b c"
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO
 import click
 import trio
 
-from .._http._download import _check_digest
+from .._http._download import check_digest
 from .._redaction import without_secrets
 from ._fetch_plan import Order, Wanted, make_orders, printable, read_checksums, read_list
 from ._fetch_run import ENDS, FetchRun, Job, Settings
@@ -30,8 +30,8 @@ UNITS: Final = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 EPILOG: Final = """\b
 Examples:
   trioresil fetch https://example.com/data.tar.gz
-  trioresil fetch -o data.tgz --checksum sha256:9f86d0… https://example.com/data.tar.gz
-  trioresil fetch --input urls.txt --dir mirror --per-host 2 --rate 10/s --checksums SHA256SUMS
+  trioresil fetch -o data.tgz --checksum sha256:9f86d0… https://example.com/data
+  trioresil fetch --input urls.txt --dir mirror --checksums SHA256SUMS --rate 10/s
 
 \b
 Exit codes: 0 all is there, 1 some download failed, 2 misuse, 130 after Ctrl-C.
@@ -51,9 +51,9 @@ def _rate(_ctx: click.Context, _param: click.Parameter, value: str | None) -> fl
 
 def _digest(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     try:
-        _check_digest(value)
+        check_digest(value)
     except ValueError as exc:
-        raise click.BadParameter(f"{str(exc).removeprefix('digest ')}.") from None
+        raise click.BadParameter(f"{str(exc).removeprefix('digest ')}; it looks like sha256:9f86d0….") from None
     return value
 
 
@@ -61,7 +61,11 @@ def _open(path: str) -> TextIO:
     try:
         return open(0 if path == "-" else path, encoding="utf-8", closefd=path != "-")
     except (OSError, ValueError) as exc:
-        raise Misuse(f"{printable(path)}: {getattr(exc, 'strerror', None) or exc}") from None
+        raise Misuse(f"{_called(path)}: {getattr(exc, 'strerror', None) or exc}") from None
+
+
+def _called(path: str) -> str:
+    return "stdin" if path == "-" else printable(path)
 
 
 @click.command(epilog=EPILOG)
@@ -70,10 +74,17 @@ def _open(path: str) -> TextIO:
     "-i",
     "--input",
     "list_file",
+    type=click.Path(readable=False),
     metavar="FILE",
     help="A list of more URLs, one a line, each with a file name behind it if you like; - is stdin.",
 )
-@click.option("-o", "--output", metavar="FILE", help="Where to put the file, if there is one URL only.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(readable=False),
+    metavar="FILE",
+    help="Where to put the file, if there is one URL only.",
+)
 @click.option(
     "-O",
     "--server-name",
@@ -83,6 +94,7 @@ def _open(path: str) -> TextIO:
 @click.option(
     "--dir",
     "directory",
+    type=click.Path(file_okay=False, readable=False),
     metavar="DIR",
     default=".",
     help="Where to put files; made if it isn't there.  [default: here]",
@@ -91,10 +103,16 @@ def _open(path: str) -> TextIO:
 @click.option(
     "--checksum", metavar="ALGORITHM:HEX", callback=_digest, help="What the one file must be, like sha256:9f86d0…"
 )
-@click.option("--checksums", metavar="FILE", help="What the files must be, as sha256sum and its like write it.")
+@click.option(
+    "--checksums",
+    type=click.Path(readable=False),
+    metavar="FILE",
+    help="What the files must be, as sha256sum and its like write it.",
+)
 @click.option(
     "--max-attempts",
     type=click.IntRange(1),
+    metavar="N",
     default=10,
     show_default=True,
     help="Attempts for a file, counted from the last progress.",
@@ -102,13 +120,15 @@ def _open(path: str) -> TextIO:
 @click.option(
     "--timeout",
     type=SECONDS,
-    default=30.0,
+    metavar="SECONDS",
+    default=30,
     show_default=True,
     help="Seconds for an attempt to be answered, and the longest silence while a file comes.",
 )
 @click.option(
     "--total-timeout",
     type=SECONDS,
+    metavar="SECONDS",
     default=math.inf,
     help="Seconds for a file with all its attempts.  [default: no limit]",
 )
@@ -116,9 +136,21 @@ def _open(path: str) -> TextIO:
     "--rate", metavar="N/s", callback=_rate, help="Most requests in a second (or /min, /h), to all hosts together."
 )
 @click.option(
-    "--per-host", type=click.IntRange(1, 1000), default=4, show_default=True, help="Most downloads from a host at once."
+    "--per-host",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    default=4,
+    show_default=True,
+    help="Most downloads from a host at once.",
 )
-@click.option("--workers", type=click.IntRange(1, 1000), default=16, show_default=True, help="Most downloads at once.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    default=16,
+    show_default=True,
+    help="Most downloads at once.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON to stdout for each file, and one for all.")
 @click.option("-q", "--quiet", is_flag=True, help="Tell of failures only.")
 def fetch(
@@ -136,7 +168,7 @@ def fetch(
         sums = None
         if checksums is not None:
             with _open(checksums) as file:
-                sums = read_checksums(file, printable(checksums))
+                sums = read_checksums(file, _called(checksums))
         orders = _orders(urls, list_file, sums, given)
         code = _fetch(orders, _settings(sums, given), as_json=as_json, quiet=quiet)
     except KeyboardInterrupt:  # while a list was read, or a second one
@@ -150,7 +182,7 @@ def _orders(
     wanted = [Wanted(url=url, source=f"argument {number}") for number, url in enumerate(urls, 1)]
     if list_file is not None:
         with _open(list_file) as file:
-            wanted += read_list(file, "stdin" if list_file == "-" else printable(list_file))
+            wanted += read_list(file, _called(list_file))
     if given["checksum"] is not None and sums is not None:
         raise Misuse("--checksum and --checksums can't be given both")
     if given["output"] is not None and given["server_name"]:
@@ -170,6 +202,9 @@ def _orders(
 
 
 def _make_directory(directory: str, output: str | None) -> None:
+    for option, given in (("--dir", directory), ("--output", output)):
+        if given == "":
+            raise Misuse(f"{option} must not be empty")
     try:
         os.makedirs(directory, exist_ok=True)
     except (OSError, ValueError) as exc:
@@ -181,6 +216,8 @@ def _make_directory(directory: str, output: str | None) -> None:
         raise Misuse(f"--output: {printable(path)} is a directory: use --dir for that")
     if not os.path.isdir(os.path.dirname(path) or "."):
         raise Misuse(f"--output: there is no directory {printable(os.path.dirname(path))}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise Misuse(f"--output: {printable(path)} is a device or the like, and no file")
 
 
 def _settings(sums: dict[str, str] | None, given: dict[str, Any]) -> Settings:
@@ -198,7 +235,8 @@ class _Show:
         self.view: Bars | Lines = Lines(self.console, quiet=quiet)
 
     def begin(self, jobs: list[Job]) -> None:
-        if not self.quiet and self.console.is_terminal and not self.console.is_dumb_terminal:
+        shared = self.output is not None and sys.stdout.isatty()  # JSON would be written into the bars
+        if not self.quiet and not shared and self.console.is_terminal and not self.console.is_dumb_terminal:
             self.view = Bars(self.console, jobs)
 
     def changed(self, job: Job) -> None:
@@ -218,6 +256,8 @@ class _Show:
 
 def _fetch(orders: list[Order], settings: Settings, *, as_json: bool, quiet: bool) -> int:
     """Run it, and return the exit code."""
+    if as_json and sys.stdout is None:  # as `>&-` does
+        raise Misuse("--json: standard output is closed")
     show = _Show(quiet=quiet, output=Output(sys.stdout.fileno()) if as_json else None)
     run = FetchRun(orders, settings, show)
     show.begin(run.jobs)

@@ -20,9 +20,8 @@ from ._fetch_plan import printable
 TOTAL_TIMEOUT: Final = "total-timeout"
 _NO_SUCH_HOST: Final = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 _ADVICE: Final = {
-    errno.ENOSPC: "; make room and run it again: what has come is kept",
-    errno.EDQUOT: "; make room and run it again: what has come is kept",
-    errno.EFBIG: "; what has come is kept",
+    errno.ENOSPC: "; make room, and run it again",
+    errno.EDQUOT: "; make room, and run it again",
 }
 
 
@@ -82,8 +81,9 @@ def _words(error: Exception) -> str:
         case httpx.ReadError() | httpx.WriteError():
             return f"the connection broke{_system_says(error)}"
         case httpx.RemoteProtocolError():
-            cut_short = re.match("peer closed connection without sending complete|the body ended at byte", str(error))
-            return "the connection broke in the middle" if cut_short else f"the connection broke: {error}"
+            return _of_protocol(str(error))
+        case httpx.UnsupportedProtocol():  # that of the URL itself was looked at before
+            return "it redirects to what is neither http:// nor https://"
         case httpx.TooManyRedirects():
             return "too many redirects"
         case BlockingIOError():
@@ -96,11 +96,21 @@ def _words(error: Exception) -> str:
 
 def _of_status(error: httpx.HTTPStatusError) -> str:
     response = error.response
-    if response.is_success:  # an answer that has no file in it
-        return str(error)
     words = f"{response.status_code} {response.reason_phrase}".rstrip()
+    if response.is_success:
+        return f"the server answered {words}, which is not the whole file"
     wait = response.headers.get("retry-after", "")
     return f"the server answered {words}" + (f" (Retry-After: {wait[:40]})" if wait else "")
+
+
+def _of_protocol(said: str) -> str:
+    if re.match("peer closed connection without sending complete|the body ended at byte", said):
+        return "the connection broke in the middle"
+    if said.startswith("Server disconnected"):
+        return "the server closed the connection without an answer"
+    if said.startswith("<"):  # an event of HTTP/2
+        return f"the connection broke: {said}"
+    return f"the answer is not valid HTTP: {said}"
 
 
 def _of_connecting(error: Exception) -> str:

@@ -155,7 +155,9 @@ def check_url(text: str, source: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
         host = url.host
-    except (httpx.InvalidURL, ValueError, UnicodeError) as exc:
+    except UnicodeEncodeError:  # bytes of the command line that are no text
+        raise Misuse(f"{source}: {shown!r} is not a URL: it is not in UTF-8") from None
+    except (httpx.InvalidURL, ValueError) as exc:
         raise Misuse(f"{source}: {shown!r} is not a URL: {printable(without_secrets(str(exc)))}") from None
     if url.scheme not in ("http", "https"):
         raise Misuse(f"{source}: {shown!r} must begin with http:// or https://")

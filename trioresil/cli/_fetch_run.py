@@ -37,6 +37,8 @@ from ._options import Misuse
 
 State: TypeAlias = Literal["waiting", "running", "saved", "present", "failed", "unfinished"]
 ENDS: Final = ("saved", "present", "failed", "unfinished")
+ENVIRONMENT: Final = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+"""What httpx takes from there."""
 MAX_TASKS: Final = 1000
 """How many orders are looked at at once, so that a busy host doesn't keep others waiting; most of them wait for a permit."""
 
@@ -206,14 +208,10 @@ class FetchRun:
                 event_hooks=hooks,
                 follow_redirects=True,
             )
-        except (
-            ImportError,
-            ValueError,
-            TypeError,
-            OSError,
-            httpx.InvalidURL,
-        ) as exc:  # of the proxies in the environment
-            raise Misuse(f"no client can be made: {describe(exc)}") from None
+        except (ImportError, ValueError, TypeError, OSError, httpx.InvalidURL) as exc:
+            named = [name for name in os.environ if name.upper() in ENVIRONMENT]
+            look = f" (look at {', '.join(sorted(named))} in the environment)" if named else ""
+            raise Misuse(f"no client can be made: {describe(exc)}{look}") from None
 
     async def _take_token(self, request: httpx.Request) -> None:
         assert self._bucket is not None
@@ -244,7 +242,7 @@ class FetchRun:
         if job.path is None:
             await self._find_name(client, job)
         assert job.path is not None
-        if not self._settings.overwrite and await trio.to_thread.run_sync(_is_there, job.path, job.digest):
+        if await trio.to_thread.run_sync(_is_kept, job.path, job.digest, self._settings.overwrite):
             job.total_bytes = job.done_bytes = (await trio.Path(job.path).stat()).st_size
             job.state = "present"
             return
@@ -290,12 +288,14 @@ def _as_error(response: httpx.Response) -> httpx.HTTPStatusError:
     return httpx.HTTPStatusError("", request=response.request, response=response)
 
 
-def _is_there(path: str, digest: str | None) -> bool:
+def _is_kept(path: str, digest: str | None, overwrite: bool) -> bool:
     """Tell whether there is a file which is to be left, since it is what it should be, as far as that is known."""
-    if not os.path.lexists(path):
+    if os.path.exists(path) and not os.path.isfile(path):  # a device too could be replaced, and must not be
+        raise FileExistsError(f"{path} is there, and is no file")
+    if overwrite or not os.path.lexists(path):
         return False
     if not os.path.isfile(path):
-        raise FileExistsError(f"{path} is there, and is no file")
+        raise FileExistsError(f"{path} is there, and is a link to nothing")
     if digest is not None:
         algorithm, _, wanted = digest.partition(":")
         with open(path, "rb") as file:

@@ -43,7 +43,7 @@ def told(job: Job) -> str:
         case "saved":
             parts = [f"{filesize.decimal(job.done_bytes)} in {duration(job.seconds)}"]
             if job.held_bytes:
-                parts.append(f"{filesize.decimal(job.held_bytes)} of it were here before")
+                parts.append(f"with {filesize.decimal(job.held_bytes)} that had been kept")
             if job.retries:
                 parts.append(times(len(job.retries), "retry"))
             if job.digest is not None:
@@ -65,7 +65,7 @@ def _kept(job: Job) -> str:
         return ""
     path, size = job.part
     of = f" of {filesize.decimal(job.total_bytes)}" if job.total_bytes else ""
-    return f"; {filesize.decimal(size)}{of} are kept in {printable(os.path.basename(path))}"
+    return f"; kept in {printable(os.path.basename(path))}: {filesize.decimal(size)}{of}"
 
 
 def retry_line(job: Job) -> str:
