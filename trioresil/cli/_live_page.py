@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import socket
 from typing import Any
 
 import click
@@ -68,6 +67,6 @@ class serve_page:
 
 
 def _reason(error: OSError) -> str:
-    if isinstance(error, socket.gaierror):  # its numbers are none of the system's
+    if error.errno is None or error.errno < 0:  # of a look-up: its numbers are none of the system's
         return error.strerror or str(error)
-    return os.strerror(error.errno) if error.errno else str(error)
+    return os.strerror(error.errno)

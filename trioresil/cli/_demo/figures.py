@@ -143,7 +143,7 @@ def _circuit(course: Course, seen: list[Spell], end: float) -> Figure:
     ticks = tuple(Tick(height, state) for state, height in STATE_HEIGHTS.items())
     open_for = sum(each.ends - each.begins for each in seen if each.state == "open")
     opened = times(course.events.circuit_opened)
-    told = f"It opened {opened}" + (f" and was open for {open_for:.1f} of {end:.1f} s." if open_for else ".")
+    told = f"It opened {opened} and was open for {open_for:.1f} of {end:.1f} s." if open_for else "It never opened."
     return Figure(
         "circuit",
         "State of the circuit",
@@ -210,7 +210,7 @@ def _worst(
             always = all(each == worst for each, _ in known)
             when = "throughout" if always else f"(from {begins:.1f} s)"
             parts.append(f"{name} {verb} {text(worst)}{suffix} {when}")
-    return f"At {at}, {', and '.join(parts)}." if parts else "Nothing had ended when it was stopped."
+    return f"At {at}, {', and '.join(parts)}." if parts else "It was stopped too early to tell."
 
 
 def _load_in_outage(seen: Iterable[Stretch], names: tuple[str, str]) -> str:
