@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +18,7 @@ import trio
 import trioresil
 from tests.web._dashboard import QUICK, TOKEN, events_of, fail_through, opened, state_of, succeed
 from trioresil import Bulkhead, CircuitBreaker, CircuitState, ConsecutiveFailures, _instruments
-from trioresil._web import _dashboard_server, _dashboard_streams
+from trioresil._web import _dashboard_gate, _dashboard_server, _dashboard_streams
 from trioresil._web._dashboard_streams import Reader
 from trioresil.dashboard import Dashboard, open_dashboard, serve_dashboard
 
@@ -162,6 +165,37 @@ async def test_health_is_served_where_a_monitor_is_given_and_nowhere_else() -> N
             assert statuses == [200, 200, 200]
     async with opened() as (_, client):
         assert (await client.get("/healthz")).status_code == 404
+
+
+async def test_a_probe_needs_no_token_and_learns_nothing_but_the_verdict() -> None:
+    well = True
+
+    async def check() -> None:
+        if not well:
+            raise ConnectionError("refused by db.internal")
+
+    async with trioresil.open_health_monitor(interval=0.05) as health:
+        health.watch("database", check, critical=True, rise=1, fall=1)
+        async with opened(health=health, token=TOKEN) as (_, client):
+            with_token = {"authorization": f"Bearer {TOKEN}"}
+            for status, verdict in ((200, "pass"), (503, "fail")):
+                with trio.fail_after(10):
+                    while health.healthy is not (status == 200):  # noqa: ASYNC110  # a probe asks, too
+                        await trio.sleep(0.01)
+                answer = await client.get("/healthz")
+                assert (answer.status_code, answer.json()) == (status, {"status": verdict})
+                assert answer.headers["content-type"] == "application/health+json"
+                assert (await client.get("/readyz")).status_code == status
+                assert (await client.get("/livez")).json() == {"status": "pass"}
+                assert (await client.get("/healthz", headers={"host": "10.0.0.7"})).status_code == status
+                full = await client.get("/healthz", headers=with_token)
+                assert (full.status_code, full.json()["checks"].keys()) == (status, {"database:responseTime"})
+                well = False
+            assert "db.internal" in full.text
+            assert (await client.get("/api/state")).status_code == 401
+            assert (await client.head("/healthz")).status_code == 503
+    async with opened(token=TOKEN) as (_, client):  # without a monitor nothing is told of what there is
+        assert (await client.get("/healthz")).status_code == 401
 
 
 async def test_metrics_without_their_package_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,7 +465,7 @@ async def test_leaving_waits_for_no_browser_that_has_stopped_reading(monkeypatch
 
 @pytest.mark.slow
 async def test_a_browser_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_dashboard_streams, "MAX_STALL", 0.5)
+    monkeypatch.setattr(_dashboard_server, "MAX_STALL", 0.5)
     async with opened() as (dashboard, _):
         readers = dashboard._app.readers
         with socket.create_connection(dashboard.address) as sleeper:
@@ -445,7 +479,7 @@ async def test_a_browser_that_takes_nothing_is_cut_off(monkeypatch: pytest.Monke
 
 
 async def test_a_slow_reader_loses_what_waits_is_told_so_and_costs_bounded_memory() -> None:
-    reader = Reader(None)
+    reader = Reader()
     reader.put(b"a")
     reader.put(b"b")
     assert await reader.take() == b"ab"
@@ -458,34 +492,117 @@ async def test_a_slow_reader_loses_what_waits_is_told_so_and_costs_bounded_memor
 
 
 @pytest.mark.slow
-async def test_a_thousand_idle_readers_leave_the_page_and_the_program_responsive() -> None:
+@pytest.mark.parametrize("max_readers", [100, 1_000])
+async def test_a_thousand_idle_readers_leave_the_page_and_the_program_responsive(max_readers: int) -> None:
+    breaker = CircuitBreaker(trip=ConsecutiveFailures(1), name="search")
+    idle = []
+    with many_files():
+        try:
+            async with opened(max_readers=max_readers) as (dashboard, client):
+                await client.get("/")  # a connection that is there already goes on
+                for _ in range(1_000):
+                    each = await trio.open_tcp_stream(*dashboard.address)
+                    await each.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    idle.append(each)
+                    assert len(dashboard._server) <= max_readers + 100
+                with trio.fail_after(30):
+                    while len(dashboard._app.readers) < max_readers:  # noqa: ASYNC110  # nobody tells
+                        await trio.sleep(0.05)
+                assert len(dashboard._app.readers) == max_readers
+                began_at = trio.current_time()
+                await fail_through(breaker)
+                assert (await state_of(client, "search"))["f"]["state"] == "open"
+                assert (await client.get("/events")).status_code == 503
+                assert trio.current_time() - began_at < 10 * QUICK
+                with trio.fail_after(20):  # who was refused holds no connection
+                    while len(dashboard._server) > max_readers + 2:  # noqa: ASYNC110  # nobody tells
+                        await trio.sleep(0.05)
+        finally:
+            for each in idle:
+                each.socket.close()
+
+
+@contextmanager
+def many_files() -> Iterator[None]:
+    """Let this process open some thousands."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 1_000
-    if hard < 3 * wanted:
+    if hard < 3_000:
         pytest.skip(f"only {hard} files may be open")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 3 * wanted), hard))
-    idle = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 3_000), hard))
     try:
-        async with opened() as (dashboard, client):
-            await client.get("/")  # a connection that is there already goes on
-            for _ in range(wanted):
-                each = await trio.open_tcp_stream(*dashboard.address)
-                await each.send_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                idle.append(each)
-            with trio.fail_after(30):
-                while len(dashboard._app.readers) < _dashboard_streams.MAX_READERS:  # noqa: ASYNC110  # nobody tells
-                    await trio.sleep(0.05)
-            assert len(dashboard._app.readers) == _dashboard_streams.MAX_READERS
-            began_at = trio.current_time()
-            assert (await client.get("/api/state")).status_code == 200
-            assert trio.current_time() - began_at < 10 * QUICK
-            assert (await client.get("/events")).status_code == 503
+        yield
     finally:
-        for each in idle:
-            each.socket.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.slow
+async def test_two_connections_of_one_address_harm_nobody() -> None:
+    async with opened(host="0.0.0.0", token=TOKEN) as (dashboard, client):
+        port = dashboard.address[1]
+        first, second = socket.socket(), socket.socket()
+        with first, second:
+            for each in (first, second):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            first.bind(("127.0.0.1", 0))
+            second.bind(first.getsockname())
+            first.connect(("127.0.0.1", port))
+            second.connect(("127.0.0.2", port))
+            with trio.fail_after(20):
+                while len(dashboard._server) < 2:  # noqa: ASYNC110  # nobody tells
+                    await trio.sleep(0.01)
+        with trio.fail_after(_dashboard_server.HEADER_TIME / 2):  # they aren't kept because they could have said more
+            while len(dashboard._server):  # noqa: ASYNC110  # nobody tells
+                await trio.sleep(0.01)
+        assert (await client.get("/livez", headers={"authorization": f"Bearer {TOKEN}"})).status_code == 404
+
+
+@pytest.mark.slow
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dashboard_gate, "BODY_TIME", 0.2)
+    async with opened(token=TOKEN) as (dashboard, _):
+        answer = await raw(
+            dashboard,
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 40\r\n\r\ntoken=",
+        )
+        assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.slow
+async def test_neither_the_state_nor_the_metrics_hold_the_program() -> None:
+    policies = [CircuitBreaker(name=f"b{n}") if n % 2 else Bulkhead(3, name=f"k{n}") for n in range(1_000)]
+    async with opened(history=600) as (dashboard, client):
+        dashboard.show(*policies)
+        await state_of(client, "k998")
+        for entry in dashboard._pulse._entries.values():  # as after ten minutes
+            for series in entry.series.values():
+                series._ring.extend([1.0] * (600 - len(series._ring)))
+        for policy in policies:
+            _instruments.announce(policy)  # for the metrics, too
+        for path in ("/api/state", "/metrics"):
+            steps = Steps()
+            trio.lowlevel.add_instrument(steps)
+            answer = await client.get(path)
+            trio.lowlevel.remove_instrument(steps)
+            assert answer.text.count("b999") == (1 if path == "/api/state" else answer.text.count('b1"'))
+            assert 0 < steps.longest < 10 * 0.005, path  # seconds
+
+
+class Steps(trio.abc.Instrument):
+    """How long the longest step was of the tasks that answer requests."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._began_at = 0.0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._began_at = time.perf_counter()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if "_handle" in task.name:
+            self.longest = max(self.longest, time.perf_counter() - self._began_at)
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------------
@@ -502,6 +619,11 @@ async def test_a_thousand_idle_readers_leave_the_page_and_the_program_responsive
         ({"port": -1}, ValueError, "port must be a whole number >= 0, not -1"),
         ({"port": True}, TypeError, "port must be a whole number"),
         ({"token": "short"}, ValueError, "token must be a string of at least 16 characters, not one of 5"),
+        ({"token": "naïve" * 5}, ValueError, "token must be of printable ASCII characters"),
+        ({"token": f"{TOKEN} "}, ValueError, "without a space at either end"),
+        ({"token": f"{TOKEN}\n{TOKEN}"}, ValueError, "token must be of printable ASCII characters"),
+        ({"max_readers": 0}, ValueError, "max_readers must be a whole number >= 1, not 0"),
+        ({"max_readers": 1001}, ValueError, "max_readers must be a whole number from 1 to 1000, not 1001"),
         ({"token": 5}, TypeError, "token must be a string of at least 16 characters, not int"),
         ({"allow_control": 1}, TypeError, "allow_control must be True or False"),
         ({"history": 9}, ValueError, "history must be a whole number >= 10"),

@@ -30,6 +30,7 @@ from ._dashboard_streams import SLICE
 
 ROUND: Final = 1.0  # seconds between two looks at a policy
 HASTE: Final = 0.1  # seconds for which news is gathered before it is sent
+SPARE: Final = 100  # connections for all that is not a stream
 
 
 class open_dashboard:
@@ -55,12 +56,14 @@ class open_dashboard:
     Args:
       host (str): the address to listen on. Default: "127.0.0.1", which only this machine reaches.
       port (int, 0 to 65535): the port; 0 takes one that is free. Default: 8080.
-      token (str, at least 16 characters): what people must know to see the page; a must for any host but loopback. Send it as
-        `Authorization: Bearer`, or type it into the form of the page. Default: None.
+      token (str, at least 16 characters of ASCII): what people must know to see the page; a must for any host but loopback. Send
+        it as `Authorization: Bearer`, or type it into the form of the page. Default: None.
       allow_control (bool): whether circuits can be isolated and reset from the page. Default: False.
       title (str): what the page is called. Default: "trioresil".
       history (int, seconds, 10 to 3600): how far back the page draws. Default: 300.
       health (HealthMonitor): what answers `/healthz`, `/readyz` and `/livez`. Default: None.
+      max_readers (int, 1 to 1000): how many browsers may be sent events at once; others ask each five seconds. There are never
+        more than 100 connections beyond these, so that no crowd takes all files that the program may open. Default: 100.
       name (str): its name in messages. Default: "dashboard".
 
     Cancellation: entering has several checkpoints; if it is cancelled, nothing listens. Leaving closes all connections and waits
@@ -81,6 +84,7 @@ class open_dashboard:
         title: str = "trioresil",
         history: int = 300,
         health: HealthMonitor | None = None,
+        max_readers: int = 100,
         name: str = "dashboard",
     ) -> None:
         self.name: str = text("name", name)
@@ -97,6 +101,9 @@ class open_dashboard:
         if health is not None and not isinstance(health, HealthMonitor):
             raise TypeError(f"health must be a HealthMonitor or None, not {health!r}")
         self._health = health
+        self._max_readers = whole("max_readers", max_readers)
+        if max_readers > 1000:
+            raise ValueError(f"max_readers must be a whole number from 1 to 1000, not {max_readers!r}")
         self._dashboard: Dashboard | None = None
         self._opened = False
 
@@ -171,11 +178,11 @@ class Dashboard:
             token=options._token,
             allow_control=options._allow_control,
             health=options._health,
+            max_readers=options._max_readers,
             metrics=None if self._metrics is None else self._metrics[1],
-            cut_off=lambda peer: self._server.cut_off(peer),
             refresh=self._refresh,
         )
-        self._server = Server(self._app.asgi, listeners)
+        self._server = Server(self._app.asgi, listeners, max_connections=options._max_readers + SPARE)
         self._news = trio.Event()
         self._pulse.wake = lambda: self._news.set()
         self._tasks = Tasks(self.name)
@@ -236,7 +243,7 @@ class Dashboard:
                 await trio.sleep(ROUND / 2 / len(slices))
             self._tell_lines()
             self._app.readers.send("tick", {**self._pulse.end_round(), "held": self._app.control.held()})
-            self._app.readers.drop_stalled(trio.current_time())
+            self._server.drop_stalled(trio.current_time())
             await trio.sleep_until(began_at + ROUND)
 
     async def _tell_news(self) -> None:

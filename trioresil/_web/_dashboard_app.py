@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 
@@ -13,16 +14,18 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._policies.circuit_breaker import CircuitBreaker, Isolation
 from .._services.health import HealthMonitor
 from ._dashboard_gate import Gate, small_body
 from ._dashboard_pulse import Pulse
-from ._dashboard_streams import SHOWN_LINES, EventStream, Readers, to_json
+from ._dashboard_streams import Document, EventStream, Readers, to_json
 from ._health_app import health_app
 
 CONTROL_HEADER: Final = "x-trioresil-control"
 ACTIONS: Final = ("isolate", "release", "reset")
+PROBED: Final = ("/healthz", "/readyz", "/livez")
 
 _STATIC: Final = {
     "style.css": "text/css; charset=utf-8",
@@ -77,8 +80,8 @@ class DashboardApp:
       token (str): what lets people in; None: loopback needs none.
       allow_control (bool): whether circuits may be isolated and reset from the page.
       health (HealthMonitor): answers /healthz, /readyz and /livez; None: they are not served.
-      metrics (() -> (bytes, str)): what /metrics says, and its content type; None: the package for it is missing.
-      cut_off ((peer) -> object): closes the connection of a reader that takes nothing.
+      max_readers (int): so many may read /events at once.
+      metrics (async () -> (bytes, str)): what /metrics says, and its content type; None: the package for it is missing.
       refresh ((number) -> object): shows at once what became of a circuit.
     """
 
@@ -91,13 +94,12 @@ class DashboardApp:
         token: str | None,
         allow_control: bool,
         health: HealthMonitor | None,
-        metrics: Callable[[], tuple[bytes, str]] | None,
-        cut_off: Callable[[Any], object],
+        max_readers: int,
+        metrics: Callable[[], Awaitable[tuple[bytes, str]]] | None,
         refresh: Callable[[int], object],
     ) -> None:
         self.control = Control(pulse, allowed=allow_control)
-        self.readers = Readers(pulse, self._hello, cut_off)
-        self._pulse = pulse
+        self.readers = Readers(pulse, self._hello, max_readers)
         self._title = title
         self._history = pulse.history
         self._metrics = metrics
@@ -112,7 +114,7 @@ class DashboardApp:
             token=token,
             host=host,
             login=static.joinpath("login.html").read_bytes(),
-            public=frozenset({"/style.css", "/icon.svg"}),
+            public=frozenset({"/style.css", "/icon.svg", *(() if health is None else PROBED)}),
         )
 
     def _routes(self, health: HealthMonitor | None) -> list[BaseRoute]:
@@ -123,7 +125,10 @@ class DashboardApp:
             Route("/api/control", self._act, methods=["POST"]),
             Route("/metrics", self._show_metrics),
         ]
-        return routes if health is None else [*routes, *health_app(health).routes]
+        if health is None:
+            return routes
+        app = health_app(health)
+        return [*routes, *(Route(path, partial(self._probe, app)) for path in PROBED)]
 
     def _hello(self) -> Mapping[str, Any]:
         return {
@@ -140,15 +145,17 @@ class DashboardApp:
     async def _events(self, request: Request) -> Any:
         return _Events(request, self.readers)
 
-    async def _state(self, request: Request) -> Response:
-        policies = self._pulse.whole(self._pulse.ids())
-        state = {**self._hello(), **self._pulse.summary(SHOWN_LINES), "policies": policies}
-        return Response(to_json(state), media_type="application/json")
+    async def _state(self, request: Request) -> Any:
+        return Document(self.readers, is_head=request.method == "HEAD")
+
+    async def _probe(self, app: ASGIApp, request: Request) -> Any:
+        """Answer a probe: who has no token learns the verdict, and not what is checked nor what is wrong with it."""
+        return app if self.asgi.is_let_in(request) else _Verdict(app)
 
     async def _show_metrics(self, request: Request) -> Response:
         if self._metrics is None:
             return PlainTextResponse("metrics need an extra: pip install 'trioresil[prometheus]'\n", 501)
-        text, kind = self._metrics()
+        text, kind = await self._metrics()
         return Response(text, headers={"content-type": kind})
 
     async def _act(self, request: Request) -> Response:
@@ -179,16 +186,37 @@ class _Events:
         self._request = request
         self._readers = readers
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._request.method == "HEAD":
             await Response(media_type="text/event-stream")(scope, receive, send)
             return
-        with self._readers.open(scope.get("client")) as reader:
-            if reader is None:
-                full = PlainTextResponse("too many streams are open: ask /api/state\n", 503, {"retry-after": "10"})
+        with self._readers.open() as reader:
+            if reader is None:  # and closed, so that those who are too many hold no connection that others need
+                words = "too many streams are open: ask /api/state\n"
+                full = PlainTextResponse(words, 503, {"retry-after": "10", "connection": "close"})
                 await full(scope, receive, send)
             else:
                 await EventStream(self._readers, reader)(scope, receive, send)
+
+
+class _Verdict:
+    """What an application answers, without its body: by its status it is told whether things are well."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let it answer to us, and answer."""
+        statuses: list[int] = []
+
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        await self._app(scope, receive, note)
+        [status] = statuses
+        words = '{"status": "pass"}' if status == 200 else '{"status": "fail"}'
+        await Response(words, status, media_type="application/health+json")(scope, receive, send)
 
 
 def _same_origin(request: Request) -> bool:

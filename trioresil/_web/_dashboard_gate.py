@@ -4,8 +4,8 @@ The law of this file:
 
 1. Without a token only names of this machine are answered to. Else any web page could have its own name resolved to 127.0.0.1
    and read what is served here.
-2. With a token everything asks for it: as `Authorization: Bearer`, as the cookie that the form of `/` sets, or once in the query
-   of `/`. Tokens are compared in constant time, and none is ever sent back, not even in the cookie.
+2. With a token everything but what is public asks for it: as `Authorization: Bearer`, as the cookie that the form of `/` sets, or
+   once in the query of `/`. Tokens are compared in constant time, and none is ever sent back, not even in the cookie.
 3. Every answer carries the headers that forbid scripts, styles and frames of others, and that its kind be guessed.
 """
 
@@ -17,12 +17,14 @@ import secrets
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
+import trio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY: Final = 4096
+BODY_TIME: Final = 10.0  # seconds
 MIN_TOKEN: Final = 16
 
 _HEADERS: Final = {
@@ -61,19 +63,23 @@ def check_token(token: object, host: str) -> str | None:
         raise TypeError(f"token must be a string of at least {MIN_TOKEN} characters, not {type(token).__name__}")
     if len(token) < MIN_TOKEN:  # not shown, though it is no good: it may be half of one that is
         raise ValueError(f"token must be a string of at least {MIN_TOKEN} characters, not one of {len(token)}")
+    if not (token.isascii() and token.isprintable() and token == token.strip()):  # a header could not carry it
+        raise ValueError("token must be of printable ASCII characters, without a space at either end")
     return token
 
 
 async def small_body(request: Request) -> bytes | None:
-    """Return the body of a request; None if it is too large."""
+    """Return the body of a request; None if it is too large, or takes too long to come."""
     body = bytearray()
-    while True:  # not `request.stream()`: a generator that is not read to its end
-        message = await request.receive()
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            return None
-        if not message.get("more_body", False):
-            return bytes(body)
+    with trio.move_on_after(BODY_TIME):
+        while True:  # not `request.stream()`: a generator that is not read to its end
+            message = await request.receive()
+            body += message.get("body", b"")
+            if len(body) > MAX_BODY:
+                return None
+            if not message.get("more_body", False):
+                return bytes(body)
+    return None
 
 
 class Gate:
@@ -84,7 +90,7 @@ class Gate:
       token (str): None: only loopback's names are let in.
       host (str): the address that was bound.
       login (bytes): the page that asks for the token.
-      public (set of str): paths without secrets, which the login page needs.
+      public (set of str): paths that need no token: what the login page is made of, and what tells nothing but a verdict.
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None, host: str, login: bytes, public: frozenset[str]) -> None:
@@ -117,7 +123,7 @@ class Gate:
             return None if self._is_this_machine(request.headers) else _text(421, "this host name is not known here")
         if request.url.path == "/" and request.method == "POST":
             return await self._log_in(request)
-        if request.url.path in self._public or self._is_let_in(request):
+        if request.url.path in self._public or self.is_let_in(request):
             return None
         if request.url.path == "/" and request.method in ("GET", "HEAD"):
             return self._welcome(request)
@@ -130,7 +136,10 @@ class Gate:
             return False
         return is_loopback(host) or host == self._host
 
-    def _is_let_in(self, request: Request) -> bool:
+    def is_let_in(self, request: Request) -> bool:
+        """Tell whether whoever asks may see everything."""
+        if self._token is None:
+            return True
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._is_token(given.strip()):
             return True

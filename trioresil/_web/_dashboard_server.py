@@ -2,13 +2,21 @@
 
 `hypercorn.trio.serve` shields what it sends from cancellation, so a browser that stops reading would hold up the program that the
 page belongs to when it wants to end. Here each connection is Hypercorn's own, but is accepted, and closed, by us.
+
+The law of this file:
+
+1. There are never more connections than were allowed: each takes a file descriptor that the program may need.
+2. A connection is told from others as an object, and not by its address: that is the client's choice, and may come twice.
+3. Who takes nothing of an answer for MAX_STALL seconds is cut off.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -18,11 +26,49 @@ from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_CONNECTIONS: Final = 1_000
 HEADER_TIME: Final = 10.0  # seconds
+MAX_STALL: Final = 30.0  # seconds
 
 _logger = logging.getLogger("trioresil")
+
+
+class _Connection:
+    """One connection: its socket, and since when each answer on it waits for the other side to read."""
+
+    def __init__(self, app: ASGIApp, stream: trio.SocketStream) -> None:
+        self._app = app
+        self._stream = stream
+        self._sending: dict[int, float] = {}  # several at a time with HTTP/2
+        self._numbers = itertools.count()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def timed(message: Message) -> None:
+            number = next(self._numbers)
+            self._sending[number] = trio.current_time()
+            try:
+                await send(message)
+            finally:
+                del self._sending[number]
+
+        await self._app(scope, receive, timed)
+
+    def sending_since(self) -> float:
+        """Return when the oldest of what is being sent was begun; infinity if nothing is."""
+        return min(self._sending.values(), default=math.inf)
+
+    def close(self) -> None:
+        """Close it at once, whatever is being sent. Synchronous."""
+        self._stream.socket.close()
+
+
+class _Protocol(TCPServer):
+    """Hypercorn's, which after the other side has gone would keep the connection until its idle time is over."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
 
 
 class Server:
@@ -31,12 +77,14 @@ class Server:
     Args:
       app: the application.
       listeners (list of trio.SocketListener): where.
+      max_connections (int): further ones are closed as soon as they are made.
     """
 
-    def __init__(self, app: Any, listeners: list[trio.SocketListener]) -> None:
-        self._app = ASGIWrapper(app)
+    def __init__(self, app: ASGIApp, listeners: list[trio.SocketListener], *, max_connections: int) -> None:
+        self._app = app
         self._listeners = listeners
-        self._connections: dict[Any, trio.SocketStream] = {}
+        self._max_connections = max_connections
+        self._connections: set[_Connection] = set()
         self._context = WorkerContext(None)
         self._config = Config()
         self._config.errorlog = _logger
@@ -60,45 +108,41 @@ class Server:
 
     def close(self) -> None:
         """Close every connection at once."""
-        for peer in list(self._connections):
-            self.cut_off(peer)
+        for connection in self._connections:
+            connection.close()
 
-    def cut_off(self, peer: Any) -> None:
-        """Close the connection to a peer, whatever is being sent on it. Synchronous."""
-        stream = self._connections.get(peer)
-        if stream is not None:
-            stream.socket.close()
+    def drop_stalled(self, now: float) -> None:
+        """Close the connections to those who take nothing."""
+        for connection in self._connections:
+            if now - connection.sending_since() > MAX_STALL:
+                connection.close()
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        with self._counted(stream) as accepted:
-            if not accepted:
+        with self._counted(stream) as connection:
+            if connection is None:
                 return
             try:
-                connection: Any = stream  # Hypercorn takes plain ones too, though its annotation says TLS
-                await TCPServer(self._app, self._config, self._context, ConnectionState({}), connection)
+                plain: Any = stream  # Hypercorn takes plain ones too, though its annotation says TLS
+                app: Any = connection  # Hypercorn's types of messages are narrower than ASGI's
+                await _Protocol(ASGIWrapper(app), self._config, self._context, ConnectionState({}), plain)
             except Exception as exc:
                 # A connection that is reset at the wrong moment is no reason to end the program; what else goes wrong is told.
                 if not _is_reset(exc):
                     _logger.exception("the live page: a connection failed")
 
     @contextlib.contextmanager
-    def _counted(self, stream: trio.SocketStream) -> Iterator[bool]:
-        try:
-            peer = stream.socket.getpeername()[:2]
-        except OSError:  # it is gone already
+    def _counted(self, stream: trio.SocketStream) -> Iterator[_Connection | None]:
+        if len(self._connections) >= self._max_connections:
             stream.socket.close()
-            yield False
+            yield None
             return
-        if len(self._connections) >= MAX_CONNECTIONS:
-            stream.socket.close()
-            yield False
-            return
-        self._connections[peer] = stream
+        connection = _Connection(self._app, stream)
+        self._connections.add(connection)
         try:
-            yield True
+            yield connection
         finally:
-            del self._connections[peer]
-            stream.socket.close()
+            self._connections.discard(connection)
+            connection.close()
 
 
 def _is_reset(error: Exception) -> bool:

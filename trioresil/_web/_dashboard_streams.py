@@ -4,14 +4,14 @@ The law of this file:
 
 1. A change is written once, whoever reads it: the readers share the bytes.
 2. Nobody waits for a reader. One that has not taken MAX_BEHIND bytes loses what waits for it; it is told so, and gets all that is
-   known anew as soon as it reads again. One that takes nothing at all for MAX_STALL seconds is cut off.
-3. What is sent whole is made when it is sent, a few policies at a time, so the reader's own pace bounds the memory.
+   known anew as soon as it reads again. One that takes nothing at all is cut off by the server.
+3. What is sent whole is made when it is sent, a few policies at a time: so the reader's own pace bounds the memory, and others
+   run in between. How many are a few is measured in numbers, because a long history makes a policy large.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +23,8 @@ from starlette.types import Receive, Scope, Send
 from ._dashboard_pulse import Pulse
 
 MAX_BEHIND: Final = 1_000_000  # bytes
-MAX_STALL: Final = 30.0  # seconds
-MAX_READERS: Final = 100
-SLICE: Final = 32  # policies that are read, or written, without letting others run
+SLICE: Final = 32  # policies that are read without letting others run
+NUMBERS: Final = 6_000  # of their history that are written without letting others run; some 2 ms
 SHOWN_LINES: Final = 300
 
 
@@ -42,9 +41,7 @@ def to_json(data: Any) -> str:
 class Reader:
     """One stream to one browser: what waits for it."""
 
-    def __init__(self, peer: Any) -> None:
-        self.peer = peer
-        self.sending_since = math.inf
+    def __init__(self) -> None:
         self.behind = 0
         """How often it has been too slow."""
         self._waiting: deque[bytes] = deque()
@@ -85,13 +82,13 @@ class Readers:
     Args:
       pulse (Pulse): what is told.
       hello (() -> dict): what a reader is told first.
-      cut_off ((peer) -> object): closes the connection of a reader that takes nothing.
+      most (int): so many may be open at once.
     """
 
-    def __init__(self, pulse: Pulse, hello: Callable[[], Mapping[str, Any]], cut_off: Callable[[Any], object]) -> None:
+    def __init__(self, pulse: Pulse, hello: Callable[[], Mapping[str, Any]], most: int) -> None:
         self._pulse = pulse
         self._hello = hello
-        self._cut_off = cut_off
+        self._most = most
         self._readers: set[Reader] = set()
 
     def __len__(self) -> int:
@@ -109,20 +106,13 @@ class Readers:
             for reader in self._readers:
                 reader.put(written)
 
-    def drop_stalled(self, now: float) -> None:
-        """Cut off those that take nothing."""
-        for reader in self._readers:
-            if now - reader.sending_since > MAX_STALL:
-                reader.sending_since = math.inf
-                self._cut_off(reader.peer)
-
     @contextmanager
-    def open(self, peer: Any) -> Iterator[Reader | None]:
+    def open(self) -> Iterator[Reader | None]:
         """A reader for as long as the block lasts; None if there are too many."""
-        if len(self._readers) >= MAX_READERS:
+        if len(self._readers) >= self._most:
             yield None
             return
-        reader = Reader(peer)
+        reader = Reader()
         self._readers.add(reader)
         try:
             yield reader
@@ -130,12 +120,28 @@ class Readers:
             self._readers.discard(reader)
 
     def everything(self) -> Iterator[bytes]:
-        """Return all that is known, a few policies at a time, each as of when it is asked for."""
-        yield message("hello", {**self._hello(), **self._pulse.summary(SHOWN_LINES)})
-        ids = self._pulse.ids()
-        for start in range(0, len(ids), SLICE):
-            yield message("whole", self._pulse.whole(ids[start : start + SLICE]))
+        """Return all that is known as events, a few policies at a time, each as of when it is asked for."""
+        yield message("hello", self._summary())
+        for some in self._slices():
+            yield message("whole", self._pulse.whole(some))
         yield message("ready", {})
+
+    def document(self) -> Iterator[bytes]:
+        """Return the same as one JSON document, in pieces, each as of when it is asked for."""
+        yield to_json(self._summary()).encode().removesuffix(b"}") + b',"policies":['
+        between = b""
+        for some in self._slices():
+            if told := self._pulse.whole(some):
+                yield between + to_json(told).encode()[1:-1]
+                between = b","
+        yield b"]}"
+
+    def _summary(self) -> dict[str, Any]:
+        return {**self._hello(), **self._pulse.summary(SHOWN_LINES)}
+
+    def _slices(self) -> Iterator[list[int]]:
+        ids, size = self._pulse.ids(), max(1, min(SLICE, NUMBERS // self._pulse.history))
+        return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
 class EventStream:
@@ -170,8 +176,21 @@ class EventStream:
             await self._write(send, piece)
 
     async def _write(self, send: Send, data: bytes) -> None:
-        self._reader.sending_since = trio.current_time()
-        try:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-        finally:
-            self._reader.sending_since = math.inf
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        await trio.lowlevel.checkpoint()  # sending need not be one, and what comes next may be large
+
+
+class Document:
+    """The ASGI response to `/api/state`: written piece by piece, so that the other tasks run in between."""
+
+    def __init__(self, readers: Readers, *, is_head: bool) -> None:
+        self._readers = readers
+        self._is_head = is_head
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it all."""
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        for piece in () if self._is_head else self._readers.document():
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await trio.lowlevel.checkpoint()
+        await send({"type": "http.response.body", "body": b""})
