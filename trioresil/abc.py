@@ -16,6 +16,7 @@ from ._events import Event as Event
 from ._kernel.backoff import Backoff as Backoff
 from ._kernel.backoff import Chance as Chance
 from ._kernel.trip_rules import TripCounter as TripCounter
+from ._kernel.trip_rules import TripGauge as TripGauge
 from ._kernel.trip_rules import TripRule as TripRule
 from ._links import (
     Called,

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 import trioresil
 from tests.web._dashboard import fail_through, succeed
 from trioresil import CircuitBreaker, ConsecutiveFailures, FailureRatio, FailuresOf, SlowRatio
-from trioresil._web._dashboard_figures import describe, gauges, plain
+from trioresil._web._dashboard_figures import describe, plain
 from trioresil._web._dashboard_lines import line_of
 from trioresil._web._dashboard_pulse import MAX_LINES, MAX_SAME, MAX_TRANSITIONS, Pulse, Series
 
@@ -332,23 +332,25 @@ def test_every_event_has_words_of_its_own(kind: type[trioresil.Event]) -> None:
 # --- figures ------------------------------------------------------------------------------------------------------------
 
 
-async def test_gauges_read_what_every_rule_says(autojump_clock: MockClock) -> None:
+async def test_each_rule_tells_how_near_a_circuit_is_to_opening(autojump_clock: MockClock) -> None:
+    third = {"what": "failure ratio", "value": 0.3333, "limit": 0.5, "calls": 3}
     rules = [
-        (ConsecutiveFailures(5), {"what": "consecutive failures", "value": 1, "limit": 5}),
-        (FailuresOf(3, of=10), {"what": "failures", "value": 1, "limit": 3}),
-        (FailureRatio(0.5, min_calls=1_000), {"what": "failure ratio", "value": 0.333, "limit": 0.5, "calls": 3, "needs": 1000}),
-        (FailureRatio(0.5, min_calls=3), {"what": "failure ratio", "value": 0.333, "limit": 0.5, "calls": 3}),
-        (SlowRatio(0.25, slower_than=1), {"what": "slow ratio", "value": 0.0, "limit": 0.25, "calls": 3, "needs": 20}),
+        (ConsecutiveFailures(5), {"what": "consecutive failures", "value": 1, "limit": 5}, 0.2),
+        (FailuresOf(4, of=10), {"what": "failures in the last 10 calls", "value": 1, "limit": 4}, 0.25),
+        (FailureRatio(0.5, min_calls=1_000), third | {"needs": 1000}, 0.6667),
+        (FailureRatio(0.5, min_calls=4), third | {"needs": 4}, 0.6667),
+        (FailureRatio(0.5, min_calls=3), third, 0.6667),
+        (SlowRatio(0.25, slower_than=1), {"what": "slow ratio", "value": 0.0, "limit": 0.25, "calls": 3, "needs": 20}, 0.0),
     ]  # fmt: skip
-    for rule, wanted in rules:
+    for rule, wanted, nearness in rules:
         breaker = CircuitBreaker(trip=rule)
         await breaker.call(succeed)
         await breaker.call(succeed)
         await fail_through(breaker)
-        assert gauges(breaker.statistics().trip) == [wanted]
-    both = CircuitBreaker(trip=FailureRatio(0.5) | ConsecutiveFailures(5))
-    assert [each["what"] for each in gauges(both.statistics().trip)] == ["failure ratio", "consecutive failures"]
-    assert gauges("whenever I like") == []
+        figures = figures_of(breaker)
+        assert (figures["gauges"], figures["nearness"]) == ([wanted], nearness)
+    both = figures_of(CircuitBreaker(trip=FailureRatio(0.5) | ConsecutiveFailures(5)))
+    assert [each["what"] for each in both["gauges"]] == ["failure ratio", "consecutive failures"]
 
 
 async def test_figures_of_every_kind_are_plain_and_complete(autojump_clock: MockClock) -> None:

@@ -13,7 +13,6 @@ Kinds are found by the name of the statistics' class, so that nothing is importe
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias
 
@@ -25,9 +24,6 @@ MAX_ROWS: Final = 50
 MAX_DEPTH: Final = 8
 STATE_CODES: Final = {"closed": 0, "half-open": 1, "open": 2, "isolated": 3}
 
-_GAUGE: Final = re.compile(r"(\w+(?: \w+)*) ratio ([\d.e+-]+) of ([\d.e+-]+) over (\d+)(?: of (\d+))? calls")
-_COUNT: Final = re.compile(r"(\d+)/(\d+) ((?:consecutive )?failures)")
-
 
 def plain(value: float) -> float | str | None:
     """Return a number fit for JSON, with four digits after the point; infinity is a word, and what is no number is None."""
@@ -38,24 +34,10 @@ def plain(value: float) -> float | str | None:
     return "inf" if value == math.inf else round(value, 4)
 
 
-def gauges(trip: str) -> list[Figures]:
-    """Read how near a circuit is to opening out of what its statistics say in words.
-
-    A rule of the user's own that says it otherwise has no gauge; its words are shown as they are.
-    """
-    found = {
-        match.start(): {
-            "what": f"{match[1]} ratio",
-            "value": float(match[2]),
-            "limit": float(match[3]),
-            "calls": int(match[4]),
-        }
-        | ({"needs": int(match[5])} if match[5] else {})
-        for match in _GAUGE.finditer(trip)
-    }
-    for match in _COUNT.finditer(trip):
-        found[match.start()] = {"what": match[3], "value": int(match[1]), "limit": int(match[2])}
-    return [found[start] for start in sorted(found)][:MAX_ROWS]
+def _gauge(each: Any) -> Figures:
+    found = {"what": one_line(each.what), "value": plain(each.value), "limit": plain(each.limit)}
+    needs = {"needs": each.min_calls} if each.calls is not None and each.calls < (each.min_calls or 0) else {}
+    return found | ({} if each.calls is None else {"calls": each.calls}) | needs
 
 
 # --- one reader for each kind ------------------------------------------------------------------------------------------
@@ -70,12 +52,12 @@ def _error(error: BaseException | None) -> str | None:
 
 
 def _circuit(statistics: Any, policy: Any) -> Figures:
-    found = gauges(statistics.trip)
-    shares = [each["value"] / each["limit"] for each in found if each["limit"]]
+    gauges = statistics.gauges[:MAX_ROWS]
+    shares = [each.value / each.limit for each in gauges if each.limit]
     return {
         "state": statistics.state.value,
         "trip": one_line(statistics.trip),
-        "gauges": found,
+        "gauges": [_gauge(each) for each in gauges],
         "band": STATE_CODES.get(statistics.state.value, 0),
         "nearness": round(max(shares, default=0.0), 4),
         "enforced": statistics.enforced,
