@@ -37,6 +37,7 @@ async def test_every_line_is_written_in_order(pipe: tuple[int, int]) -> None:
         output.put("odd \udc80")
         nursery.cancel_scope.cancel()
     await output.flush()
+    assert output.idle
     assert os.read(reader, 4096) == "one\nzwei, drëi\nodd \\udc80\n".encode()
 
 
@@ -59,12 +60,16 @@ async def test_a_reader_that_pauses_does_not_stop_the_clock(
     monkeypatch.setattr(_output, "MAX_WAITING", 10)
     monkeypatch.setattr(_output, "FLUSH_SECONDS", 0.05)
     output = Output(writer)
-    with trio.move_on_after(0.1) as scope:
+    with trio.move_on_after(0.2) as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(output.run)
-            for _ in range(100):
+            for number in range(100):
                 output.put("y" * 1000)
+                while number == 5 and output._waiting.qsize() > 1:  # noqa: ASYNC110 - until a thread has filled the pipe
+                    await trio.sleep(0.001)
                 await trio.lowlevel.checkpoint()
+            assert not output.idle
+            await trio.sleep_forever()
     assert scope.cancelled_caught  # it was still possible to stop it
     await output.flush()  # and that ends, too
     assert output.take_lost() == 0  # there is no room to tell it
@@ -78,6 +83,19 @@ async def test_a_reader_that_pauses_does_not_stop_the_clock(
             lost = output.take_lost()
     assert 80 <= lost <= 90
     assert output.take_lost() == 0
+
+
+async def test_a_pipe_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    output = Output(writer)
+    output.put("x" * 20_000)
+    read = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(output.flush)
+        while not read.endswith(b"\n"):
+            read += await trio.to_thread.run_sync(os.read, reader, 4096)
+    assert read == b"x" * 20_000 + b"\n"
 
 
 async def test_a_reader_that_has_left_is_told_apart_from_a_full_disk(pipe: tuple[int, int]) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import socket
 import ssl
@@ -183,6 +184,33 @@ def test_a_reader_that_leaves_ends_it_quietly() -> None:
         assert process.wait(PATIENCE) == 141
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_lead_nowhere(closed: str) -> None:
+    with http_server() as server:
+        line = f'"$@" watch --count 2 --interval 0.05 --json --serve 127.0.0.1:0 {server.url} {closed}'
+        ended = subprocess.run(
+            ["sh", "-c", line, "sh", *PROGRAM],
+            capture_output=True,
+            cwd=ROOT,
+            env=environment(),
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert ended.returncode == 0
+    assert b"Traceback" not in ended.stderr
+    assert b"the live page" not in ended.stdout
+    assert len(server.asked) == 2
+
+
+def test_a_target_is_never_asked_more_often_than_wanted_however_often_that_is() -> None:
+    with http_server() as server:
+        slow, fast = server.url, [f"tcp://127.0.0.1:{server.port}", f"tcp://127.0.0.1:{closed_port()}"]
+        ended = run("watch", "--count", "3", "--interval", "0.000001", "--json", slow, *fast)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    asked = [each["target"] for each in documents(ended.stdout)[:-1]]
+    assert {target: asked.count(target) for target in asked} == dict.fromkeys([slow, *fast], 3)
+
+
 def test_a_full_disk_is_told_in_a_line() -> None:
     with http_server() as server, open("/dev/full", "w") as full:
         with running("watch", "--count", "1", server.url, stdout=full) as process:
@@ -314,6 +342,32 @@ def test_a_dumb_terminal_gets_lines() -> None:
     assert code == 0
     assert "\x1b" not in written
     assert written.splitlines()[-1] == "1 of 1 healthy"
+
+
+def test_a_pipe_gets_lines_even_if_colour_is_forced() -> None:
+    with http_server() as server:
+        ended = run("watch", "--count", "1", server.url, FORCE_COLOR="1")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\x1b" not in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "1 of 1 healthy"
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_stopped_does_not_stop_the_watch() -> None:
+    master, slave = pty.openpty()
+    termios.tcflow(slave, termios.TCOOFF)  # as Ctrl-S does
+    options = {"stdin": slave, "stdout": slave, "stderr": slave}
+    try:
+        with (
+            http_server() as server,
+            running("watch", "--count", "5", "--interval", "0.2", server.url, **options) as it,
+        ):
+            assert it.wait(PATIENCE) == 0
+        assert len(server.asked) == 5
+        assert select.select([master], [], [], 0)[0] == []  # the terminal was stopped indeed
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 # --- the live page -------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import threading
 from contextlib import suppress
 from typing import Final
@@ -37,6 +38,8 @@ class Output:
         self._descriptor = descriptor
         self._waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._lost = 0
+        self._given = 0
+        self._written = 0  # by the thread, which alone changes it
         self._over = trio.Event()  # all is written, or nothing more can be
         self._error: OSError | None = None
         self._thread: threading.Thread | None = None
@@ -46,7 +49,17 @@ class Output:
         if self._waiting.qsize() >= MAX_WAITING:
             self._lost += 1
         else:
-            self._waiting.put(line)
+            self.write(f"{line}\n")
+
+    def write(self, text: str) -> None:
+        """Have a text written soon, however much is waiting."""
+        self._given += 1
+        self._waiting.put(text)
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was given has been written."""
+        return self._given == self._written
 
     def take_lost(self) -> int:
         """Return how many lines were lost since this was last asked; 0 as long as there is no room to tell it."""
@@ -81,11 +94,19 @@ class Output:
 
     def _work(self, token: trio.lowlevel.TrioToken) -> None:
         try:
-            while (line := self._waiting.get()) is not None:
-                rest = memoryview(f"{line}\n".encode(errors="backslashreplace"))
+            while (text := self._waiting.get()) is not None:
+                rest = memoryview(text.encode(errors="backslashreplace"))
                 while rest:
-                    rest = rest[os.write(self._descriptor, rest) :]
+                    rest = rest[self._write(rest) :]
+                self._written += 1
         except OSError as exc:
             self._error = exc
         with suppress(trio.RunFinishedError):
             token.run_sync_soon(self._over.set)
+
+    def _write(self, data: memoryview) -> int:
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:  # whoever shares it has made it so
+            select.select([], [self._descriptor], [])
+            return 0

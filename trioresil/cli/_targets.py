@@ -131,8 +131,10 @@ def _loaded(file: str) -> dict[str, Any]:
         raise TargetError(f"{file} can't be read: {exc.strerror or exc}") from None
     except UnicodeDecodeError as exc:
         raise TargetError(f"{file} is not a TOML file: byte {exc.start} is not UTF-8") from None
-    except tomllib.TOMLDecodeError as exc:
+    except ValueError as exc:  # TOMLDecodeError is one, and so is what a number of 5,000 digits raises
         raise TargetError(f"{file} is not a TOML file: {exc}") from None
+    except RecursionError:
+        raise TargetError(f"{file} is not a TOML file that can be read: it is nested too deeply") from None
 
 
 def _parts(
@@ -183,6 +185,13 @@ def _headers(value: object) -> dict[str, str]:
     return value
 
 
+def _on_one_line(name: str, value: object) -> str:
+    line = text(name, value)
+    if not line.isprintable():
+        raise ValueError(f"{name} must not hold control characters, as {value!r} does")
+    return line
+
+
 Check = Callable[[Any], Any]
 
 SETTINGS: Final[Mapping[str, Check]] = {
@@ -193,10 +202,10 @@ SETTINGS: Final[Mapping[str, Check]] = {
     "degraded_above": partial(seconds, "degraded_above", zero=False, finite=True),
     "expect_status": _expect_status,
     "min_days_left": partial(number, "min_days_left", least=0, finite=True, unit="days"),
-    "ca_file": partial(text, "ca_file"),
+    "ca_file": partial(_on_one_line, "ca_file"),
 }
 OWN_SETTINGS: Final[Mapping[str, Check]] = {
-    "name": partial(text, "name"),
+    "name": partial(_on_one_line, "name"),
     "critical": partial(flag, "critical"),
     "group": partial(text, "group"),
     "contains": partial(text, "contains"),
@@ -297,8 +306,10 @@ def split_url(url: str) -> SplitResult:
         raise ValueError(f"{shown} is not a URL: {without_secrets(_reason(exc))}") from None
     if parts.scheme not in SCHEMES:
         raise ValueError(f"{shown} can't be watched: it must begin with {_schemes()}")
-    if not parts.hostname or re.search(r"[\s\x00-\x1f]", url):
-        raise ValueError(f"{shown} is not a URL: it {'has no host' if not parts.hostname else 'holds white space'}")
+    if not parts.hostname:
+        raise ValueError(f"{shown} is not a URL: it has no host")
+    if re.search(r"\s", url) or not url.isprintable():
+        raise ValueError(f"{shown} is not a URL: it holds white space or a control character")
     if port == 0:
         raise ValueError(f"{shown} is not a URL: a port is from 1 to 65535")
     if parts.scheme not in HTTP:
@@ -318,6 +329,10 @@ def _check_bare(parts: SplitResult, shown: str) -> None:
     wrong_port = parts.port is None if parts.scheme == "tcp" else parts.port is not None and parts.scheme == "dns"
     if superfluous or wrong_port:
         raise ValueError(f"{shown} can't be watched: write {form}")
+    try:
+        (parts.hostname or "").encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{shown} is not a URL: its host is no name that can be looked up") from None
 
 
 def _schemes() -> str:

@@ -137,6 +137,8 @@ async def watch(
             _start(monitor, each, partial(_report, each, check, ended))
         chance.share = None
         async for ending in endings:
+            if count is not None and ending.watched.checks >= count:
+                continue  # a check that had begun before the monitor was told to ask no more
             _take(monitor, ending, display)
             if until_healthy and watching.healthy:
                 watching.over = "healthy"

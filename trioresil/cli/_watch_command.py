@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import ssl
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import click
 import trio
-from rich.console import Console
 
 from .._services.health import HealthMonitor
 from ._live_page import ServeError, address, import_page, serve_page
@@ -130,11 +130,12 @@ def _page(at: tuple[str, int], token: str | None, monitor: HealthMonitor) -> ser
 
 
 def _display(watching: Watching, as_json: bool) -> Display:
-    console = Console(highlight=False)
     if as_json:
         return json_lines(Output())
-    if console.is_terminal and not console.is_dumb_terminal:
-        return LiveTable(console)
+    if sys.stdout.isatty():  # rich is content with FORCE_COLOR
+        table = LiveTable(Output())
+        if not table.console.is_dumb_terminal:
+            return table
     return plain_lines(Output(), watching)
 
 

@@ -5,6 +5,8 @@ Each state has a shape and a word of its own: colour only helps. Columns that fi
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -17,6 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 from .._kernel.health import HealthState
+from ._output import Output
 from ._watch import Result, Watched, Watching
 
 FRAME_INTERVAL: Final = 0.2
@@ -66,24 +69,51 @@ STYLES: Final = {
 _BADNESS: Final = (HealthState.UNHEALTHY, HealthState.UNKNOWN, HealthState.DEGRADED, HealthState.HEALTHY)
 
 
-class LiveTable:
-    """A display on a terminal. The last picture stays."""
+class _Picture(io.StringIO):
+    """A file that takes a picture, to be written by somebody else."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    encoding = "utf-8"
+
+    def take(self) -> str:
+        drawn = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return drawn
+
+
+class LiveTable:
+    """A display on a terminal. The last picture stays.
+
+    A thread writes: a terminal that was stopped by Ctrl-S takes nothing, and must not stop the clock. Until it does, nothing new
+    is drawn.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._picture = _Picture()
+        self._picture.encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self.console = Console(file=self._picture, force_terminal=True, highlight=False)
 
     async def run(self, watching: Watching, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
-        with Live(View(watching), console=self._console, auto_refresh=False) as live:
-            while True:
-                live.refresh()
-                await trio.sleep(FRAME_INTERVAL)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._output.run)
+            try:
+                with Live(View(watching), console=self.console, auto_refresh=False, redirect_stdout=False) as live:
+                    while True:
+                        if self._output.idle:
+                            live.refresh()
+                            self._output.write(self._picture.take())
+                        await trio.sleep(FRAME_INTERVAL)
+            finally:
+                self._output.write(self._picture.take())
 
     def checked(self, watched: Watched, result: Result) -> None:
         """Do nothing: it is seen in the next picture."""
 
     async def close(self, watching: Watching) -> None:
-        """Do nothing: the last picture has it all."""
+        """Have the last picture written, which has it all."""
+        await self._output.flush()
 
 
 class View:
