@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const FIRST_SHOWN = 60, MAX_LINES = 1000, SHOWN_LINES = 150, MAX_ATTENTION = 12;
 const entries = new Map();
-const page = { history: 300, now: 0, control: null, held: new Set(), peaks: new Map(), peak(e, name, value) { const key = e.id + name, most = Math.max(value, this.peaks.get(key) || 0); this.peaks.set(key, most); return most; } };
+const page = { history: 300, now: 0, asked: 0, control: null, held: new Set(), peaks: new Map(), peak(e, name, value) { const key = e.id + name, most = Math.max(value, this.peaks.get(key) || 0); this.peaks.set(key, most); return most; } };
 const totals = { series: {}, rates: {}, events: 0, unlisted: 0, left_out: 0 };
 let lines = [], paused = false, dirty = new Set(), redrawAll = true, linesChanged = true, limits = {}, announced = "";
 const LEVELS = { info: 0, warning: 1, error: 2 };
@@ -55,12 +55,13 @@ const TELL = {
 // --- the line to the program ------------------------------------------------------------------------------------------
 const link = (kind, mark, word) => { const node = $("link"); if (node.lastChild.textContent === word) return; node.className = "pill " + kind; node.firstChild.textContent = mark; node.lastChild.textContent = word; };
 const live = () => link(paused ? "idle" : "ok", paused ? "❚❚" : "●", paused ? "paused" : "live");
+const asks = () => link(paused ? "idle" : "warn", paused ? "❚❚" : "◐", paused ? "paused" : "asking every 5 s");
 let source = null, asking = 0;
 const connect = () => {
   source = new EventSource("/events");
-  for (const [name, take] of Object.entries(TELL)) source.addEventListener(name, (event) => { take(JSON.parse(event.data)); if (name !== "behind" && (name === "ready" || name === "tick")) live(); schedule(); });
+  for (const [name, take] of Object.entries(TELL)) source.addEventListener(name, (event) => { take(JSON.parse(event.data)); if (name !== "behind" && (name === "ready" || name === "tick")) { page.asked = 0; live(); } schedule(); });
   source.onerror = () => {
-    link("bad", "■", "no connection");
+    if (!page.asked) link("bad", "■", "no connection"); // while it asks, it is only still refused a stream
     if (source.readyState === EventSource.CLOSED) { source.close(); clearTimeout(asking); asking = setTimeout(ask, 1000); }
   };
 };
@@ -70,10 +71,11 @@ const ask = async () => { // too many streams are open, or the token is gone: th
     if (answer.status === 401) { location.reload(); return; }
     const data = await answer.json();
     hello(data); whole(data.policies);
-    for (const id of [...entries.keys()]) if (!data.policies.some((each) => each.id === id)) entries.delete(id);
-    redrawAll = true; link("warn", "◐", "asking every 5 s"); schedule();
-    asking = setTimeout(() => { (page.asked = (page.asked || 0) + 1) % 6 ? ask() : connect(); }, 5000);
-  } catch { link("bad", "■", "no connection"); asking = setTimeout(ask, 3000); }
+    const here = new Set(data.policies.map((each) => each.id));
+    for (const id of [...entries.keys()]) if (!here.has(id)) entries.delete(id);
+    redrawAll = true; page.asked++; asks(); schedule();
+    asking = setTimeout(() => { page.asked % 6 ? ask() : connect(); }, 5000);
+  } catch { page.asked = 0; link("bad", "■", "no connection"); asking = setTimeout(ask, 3000); }
 };
 
 // --- drawing ----------------------------------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ const act = async (button) => {
 };
 const refilter = () => { redrawAll = true; limits = {}; if (paused) layOut(); else schedule(); };
 const press = (button, on) => button.setAttribute("aria-pressed", String(on));
-const pause = () => { paused = !paused; press($("pause"), paused); $("pause").textContent = paused ? "Go on" : "Pause"; live(); if (!paused) { redrawAll = linesChanged = true; for (const id of entries.keys()) dirty.add(id); schedule(); } };
+const pause = () => { paused = !paused; press($("pause"), paused); $("pause").textContent = paused ? "Go on" : "Pause"; page.asked ? asks() : live(); if (!paused) { redrawAll = linesChanged = true; for (const id of entries.keys()) dirty.add(id); schedule(); } };
 const THEMES = [[null, "◐ Auto", "as the system has them"], ["light", "○ Light", "light"], ["dark", "● Dark", "dark"]];
 let theme = 0;
 const colours = (next) => { theme = next; const [value, label, words] = THEMES[theme]; if (value) document.documentElement.dataset.theme = value; else delete document.documentElement.dataset.theme; $("theme").textContent = label; $("theme").setAttribute("aria-label", "Colours: " + words); try { localStorage.setItem("trioresil-theme", String(theme)); } catch { /* a private window keeps nothing */ } };
