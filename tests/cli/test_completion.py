@@ -19,6 +19,7 @@ def test_the_help_lists_each_command_with_a_line() -> None:
     listed = told.stdout.partition("Commands:\n")[2].splitlines()
     assert {line.split()[0] for line in listed if line.startswith("  ") and line[2] != " "} == set(_commands.COMMANDS)
     assert "Check again and again whether servers are healthy" in told.stdout
+    assert "..." not in told.stdout.partition("Commands:\n")[2]  # the mark of a line that was cut off
     assert max(map(len, told.stdout.splitlines())) <= 80
 
 

@@ -17,7 +17,7 @@ DEFAULT_ADDRESS = "127.0.0.1:8080"
 MAX_RATE = 80.0  # both clients, both services and the display share one process
 
 
-@click.command()
+@click.command(short_help="Call a flaky service through a bare client and through trioresil.")
 @click.option(
     "--seconds",
     type=Number(1, 600),
