@@ -77,11 +77,14 @@ async def read_all(stream: Any) -> str:
     return b"".join([piece async for piece in stream]).decode()
 
 
-async def serve(nursery: trio.Nursery, site: FileSite, *, pause: float = 0.0) -> RawServer:
-    """Serve a site; `pause` seconds after each piece of a body."""
+async def serve(nursery: trio.Nursery, site: FileSite, *, pause: float = 0.0, soon_quick: bool = False) -> RawServer:
+    """Serve a site; `pause` seconds after each piece of a body, of the first answer only if it is `soon_quick`."""
 
     async def script(connection: Connection) -> None:
         send = connection.send
+        if soon_quick and site.asked:
+            await site.script(connection)
+            return
 
         async def slowly(data: bytes) -> None:
             await send(data)

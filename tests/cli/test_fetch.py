@@ -15,7 +15,6 @@ import struct
 import subprocess
 import termios
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,11 @@ from click.testing import CliRunner
 from tests.cli._fetch import PATIENCE, PROGRAM, environment, fetch, read_all, serve, start
 from tests.http._file_site import FileSite
 from tests.http._raw_server import Connection, RawServer, silent
+from trioresil.cli import _fetch_run
 from trioresil.cli._fetch_command import fetch as command
+from trioresil.cli._fetch_errors import worth_another
+from trioresil.cli._fetch_plan import Wanted, make_orders
+from trioresil.cli._fetch_run import FetchRun, Job, Settings
 
 CONTENT = bytes(range(256)) * 4_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -58,7 +61,7 @@ async def test_a_file_comes_whole_through_a_server_that_breaks_off(servers: trio
 
 async def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(servers: trio.Nursery, tmp_path: Path) -> None:
     site = FileSite(CONTENT)
-    server = await serve(servers, site, pause=0.15)
+    server = await serve(servers, site, pause=0.15, soon_quick=True)
     arguments = [f"{server.url}/data.bin", "--json"]
     process = await start(*arguments, cwd=tmp_path)
     part = tmp_path / "data.bin.part"
@@ -351,10 +354,12 @@ def test_a_wrong_option_is_2_and_names_it(
 
 
 async def test_misuse_ends_the_program_with_2_and_one_line(tmp_path: Path) -> None:
-    ended = await fetch("-i", "-", cwd=tmp_path, preexec_fn=partial(os.close, 0))
-    assert (ended.code, ended.out, ended.err) == (2, "", "Error: stdin: Bad file descriptor\n")
-    closed = await fetch("http://h/x", "--json", cwd=tmp_path, stdout=None, preexec_fn=partial(os.close, 1))
-    assert (closed.code, closed.err) == (2, "Error: --json: standard output is closed\n")
+    ended = await fetch("-i", "-", "--json", cwd=tmp_path, stdin=b"\xff")
+    assert (ended.code, ended.out, ended.err) == (
+        2,
+        "",
+        "Error: stdin: not a text file in UTF-8 (invalid start byte)\n",
+    )
 
 
 def test_what_is_wrong_with_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -366,12 +371,97 @@ def test_what_is_wrong_with_the_environment_is_named(monkeypatch: pytest.MonkeyP
     assert "SSL_CERT_FILE" in ended.stderr.partition("look at")[2]
 
 
+async def test_a_place_where_no_file_can_be_is_misuse(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = ["bash", "-c", 'rmdir "$PWD"; exec "$0" "$@"', *PROGRAM, "http://h/x"]
+    ended = await trio.run_process(program, cwd=gone, env=environment(), capture_stderr=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == b"Error: argument 1: there can be no file './x': No such file or directory\n"
+
+
+async def test_a_locale_that_lacks_letters_is_told(tmp_path: Path) -> None:
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = await trio.run_process(
+        [*PROGRAM, "http://h/%C3%BC"], cwd=tmp_path, env=environment(**locale), capture_stderr=True, check=False
+    )
+    assert ended.returncode == 2
+    assert b"argument 1: there can be no file './\xc3\xbc': 'ascii' codec can't encode" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+async def test_colours_that_are_forced_make_no_bars_of_lines(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(b"x"))
+    ended = await trio.run_process(
+        [*PROGRAM, f"{server.url}/x"], cwd=tmp_path, env=environment(FORCE_COLOR="1"), capture_stderr=True, check=False
+    )
+    assert ended.returncode == 0
+    assert ended.stderr.startswith(b"\x1b[32msaved")
+    assert b"\x1b[?25l" not in ended.stderr
+
+
+async def test_a_name_of_the_servers_is_not_the_part_of_another_file(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(b"x"))
+    ended = await fetch("-O", "-i", "-", cwd=tmp_path, stdin=f"{server.url}/1 data\n{server.url}/data.part\n".encode())
+    assert ended.code == 1
+    assert "FAILED  http" in ended.err
+    assert "another URL of this run is saved as 'data.part'" in ended.err
+    assert os.listdir(tmp_path) == ["data"]
+
+
+async def test_a_file_that_another_program_downloads_is_left_to_it(servers: trio.Nursery, tmp_path: Path) -> None:
+    server = await serve(servers, FileSite(CONTENT))
+    (tmp_path / "x.part").write_bytes(b"of the other")
+    (tmp_path / "x.part.json").write_text("{}")
+    with open(tmp_path / "x.part", "rb") as part:  # noqa: ASYNC230 - opening it takes no time
+        fcntl.flock(part, fcntl.LOCK_EX)
+        ended = await fetch(f"{server.url}/x", cwd=tmp_path)
+    assert ended.code == 1
+    assert ended.err.startswith("FAILED  x  another download of this file is under way\n0 of 1 file saved")
+    assert "kept" not in ended.err
+
+
 async def test_overwriting_replaces_no_device_or_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x")
     ended = await fetch("http://127.0.0.1:1/x", "--overwrite", cwd=tmp_path)
     assert ended.code == 1
     assert "FAILED  x  ./x is there, and is no file\n" in ended.err
     assert stat.S_ISFIFO((tmp_path / "x").stat().st_mode)
+
+
+async def test_what_ctrl_c_cuts_off_has_not_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stop_first(error: Exception) -> bool:
+        run.stop("Ctrl-C")
+        return worth_another(error)
+
+    class Watcher:
+        def changed(self, job: Job) -> None:
+            told.append(job.state)
+
+    told: list[str] = []
+    monkeypatch.setattr(_fetch_run, "worth_another", stop_first)
+    orders = make_orders(
+        [Wanted(url="http://127.0.0.1:1/x", source="")],
+        output=None,
+        directory=str(tmp_path),
+        server_names=False,
+        digest=None,
+        checksums=None,
+    )
+    settings = Settings(
+        max_attempts=9,
+        timeout=PATIENCE,
+        total_timeout=PATIENCE,
+        rate=None,
+        per_host=1,
+        workers=1,
+        directory=str(tmp_path),
+        overwrite=False,
+        checksums=None,
+    )
+    run = FetchRun(orders, settings, Watcher())
+    await run.run()
+    assert told == ["running", "unfinished"]
 
 
 async def test_a_second_ctrl_c_waits_for_nobody(tmp_path: Path) -> None:
@@ -386,8 +476,10 @@ async def test_a_second_ctrl_c_waits_for_nobody(tmp_path: Path) -> None:
             while b"again" not in err:
                 err += await process.stderr.receive_some()
             process.send_signal(signal.SIGINT)
-            while b"of 60 files saved, 60 unfinished" not in err:
-                err += await process.stderr.receive_some()
+            while b"0 of 60 files saved, 60 unfinished" not in err:
+                piece = await process.stderr.receive_some()
+                assert piece, err.decode()
+                err += piece
             process.send_signal(signal.SIGINT)  # nobody reads the 60 lines of JSON, and it waits for that
             err += (await read_all(process.stderr)).encode()
             assert await process.wait() == 130
@@ -437,7 +529,7 @@ async def test_quiet_tells_of_failures_only(servers: trio.Nursery, tmp_path: Pat
 
 async def test_a_terminal_shows_bars_and_wipes_them(servers: trio.Nursery, tmp_path: Path) -> None:
     site = FileSite(CONTENT, cuts=[500_000])
-    server = await serve(servers, site, pause=0.1)
+    server = await serve(servers, site, pause=0.06)
     code, written = await trio.to_thread.run_sync(on_a_terminal, [f"{server.url}/data.bin"], tmp_path)
     assert code == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)

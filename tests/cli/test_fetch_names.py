@@ -12,7 +12,7 @@ import sys
 import click
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trioresil.httpx
@@ -46,6 +46,7 @@ def test_a_url_names_a_file_in_this_directory(url: str, name: str) -> None:
     assert name_from_url(url) == name
 
 
+@settings(deadline=None)
 @given(st.text(max_size=400))
 def test_whatever_is_given_a_safe_name_is_one_name(given_: str) -> None:
     name = safe_name(given_)
@@ -58,6 +59,7 @@ def test_whatever_is_given_a_safe_name_is_one_name(given_: str) -> None:
     assert safe_name(name) == name
 
 
+@settings(deadline=None)
 @given(st.text(max_size=100))
 def test_whatever_a_header_says_nothing_breaks(header: str) -> None:
     name = name_from_header(f"attachment; filename={header}")

@@ -207,7 +207,7 @@ def _make_directory(directory: str, output: str | None) -> None:
             raise Misuse(f"{option} must not be empty")
     try:
         os.makedirs(directory, exist_ok=True)
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:  # it calls itself for each directory above
         raise Misuse(f"--dir: {printable(directory)}: {getattr(exc, 'strerror', None) or exc}") from None
     if output is None:
         return
@@ -236,7 +236,8 @@ class _Show:
 
     def begin(self, jobs: list[Job]) -> None:
         shared = self.output is not None and sys.stdout.isatty()  # JSON would be written into the bars
-        if not self.quiet and not shared and self.console.is_terminal and not self.console.is_dumb_terminal:
+        terminal = sys.stderr.isatty()  # FORCE_COLOR makes a console of rich say that it is one
+        if terminal and not (self.quiet or shared or self.console.is_dumb_terminal):
             self.view = Bars(self.console, jobs)
 
     def changed(self, job: Job) -> None:
@@ -256,8 +257,6 @@ class _Show:
 
 def _fetch(orders: list[Order], settings: Settings, *, as_json: bool, quiet: bool) -> int:
     """Run it, and return the exit code."""
-    if as_json and sys.stdout is None:  # as `>&-` does
-        raise Misuse("--json: standard output is closed")
     show = _Show(quiet=quiet, output=Output(sys.stdout.fileno()) if as_json else None)
     run = FetchRun(orders, settings, show)
     show.begin(run.jobs)

@@ -18,6 +18,7 @@ from ..httpx import transient
 from ._fetch_plan import printable
 
 TOTAL_TIMEOUT: Final = "total-timeout"
+NO_TIME: Final = ", and there is no time for another attempt"
 _NO_SUCH_HOST: Final = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 _ADVICE: Final = {
     errno.ENOSPC: "; make room, and run it again",
@@ -144,6 +145,6 @@ def reason_of(event: Any) -> str:
         case "hint":
             return ", which is longer than a download waits"
         case "deadline":
-            return ", and there is no time for another attempt"
+            return NO_TIME
         case _:
             return ""

@@ -173,9 +173,13 @@ def origin_of(url: httpx.URL) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
-def same_place(path: str) -> str:
-    """Return what two paths have in common that are one file."""
-    return os.path.normcase(os.path.realpath(path))
+def places(path: str) -> list[str]:
+    """Return where a download writes: the file, its part and the part's note, each as what all paths to it have in common.
+
+    OSError or ValueError if there is no such place: the current directory has been removed, or the name has letters that the
+    file system, or the locale, doesn't know.
+    """
+    return [os.path.normcase(os.path.realpath(path + suffix)) for suffix in ("", ".part", ".part.json")]
 
 
 def _check_apart(orders: list[Order], wanted: list[Wanted]) -> None:
@@ -184,13 +188,16 @@ def _check_apart(orders: list[Order], wanted: list[Wanted]) -> None:
     for index, order in enumerate(orders):
         if order.path is None:
             continue
-        for suffix in ("", ".part", ".part.json"):
-            place = same_place(order.path + suffix)
+        source = wanted[index].source
+        try:
+            order_places = places(order.path)
+        except (OSError, ValueError) as exc:
+            path = printable(order.path)
+            raise Misuse(f"{source}: there can be no file {path!r}: {getattr(exc, 'strerror', None) or exc}") from None
+        for place in order_places:
             if place in taken:
-                name = printable(os.path.basename(order.path) + suffix)
-                first, second = wanted[taken[place]].source, wanted[index].source
                 raise Misuse(
-                    f"two URLs would be saved as {name!r}: {first}, and {second}; "
-                    "fetch one of them with --output, or give it a name in a list (URL NAME)"
+                    f"two URLs would be saved as {printable(os.path.basename(place))!r}: {wanted[taken[place]].source}, and "
+                    f"{source}; fetch one of them with --output, or give it a name in a list (URL NAME)"
                 )
             taken[place] = index

@@ -30,9 +30,9 @@ from .._policies.timeout import Timeout
 from .._policies.token_bucket import TokenBucket
 from .._services.map import map_concurrently
 from ..httpx import DownloadReport, download, open_client, retry_after
-from ._fetch_errors import TOTAL_TIMEOUT, describe, reason_of, worth_another
+from ._fetch_errors import NO_TIME, TOTAL_TIMEOUT, describe, reason_of, worth_another
 from ._fetch_names import name_from_header, name_from_url
-from ._fetch_plan import Order, checksum_for, same_place
+from ._fetch_plan import Order, checksum_for, places
 from ._options import Misuse
 
 State: TypeAlias = Literal["waiting", "running", "saved", "present", "failed", "unfinished"]
@@ -88,6 +88,8 @@ class Job:
     """The retry that is being waited for, or made; None once bytes have come."""
     error: str | None = None
     gave_up: str = ""
+    busy: bool = False
+    """Whether another program is downloading this file: what there is of it is that one's."""
     report: DownloadReport | None = None
 
     @property
@@ -98,7 +100,7 @@ class Job:
     @property
     def part(self) -> tuple[str, int] | None:
         """Where what has come is kept, and how many bytes; None if there is nothing to go on with."""
-        if self.path is None:
+        if self.path is None or self.busy:
             return None
         part = f"{self.path}.part"
         try:
@@ -149,7 +151,7 @@ class FetchRun:
         self._settings = settings
         self._watcher = watcher
         self._scope = trio.CancelScope()
-        self._places = {same_place(each.path) for each in orders if each.path is not None}
+        self._places = {place for each in orders if each.path is not None for place in places(each.path)}
         self._retry = Retry(
             on=worth_another,
             max_attempts=settings.max_attempts,
@@ -232,7 +234,9 @@ class FetchRun:
             with instrument(_Listener(job, self._tell)):
                 await self._timeout.call(self._get, client, job)
         except Exception as exc:
-            job.state, job.error = "failed", describe(exc) + job.gave_up
+            if self._scope.cancel_called and job.gave_up == NO_TIME:  # it would have been tried again, but for Ctrl-C
+                return
+            job.state, job.error, job.busy = "failed", describe(exc) + job.gave_up, isinstance(exc, BlockingIOError)
         finally:
             job.seconds = trio.current_time() - job.began_at
             if job.state in ENDS:
@@ -272,10 +276,10 @@ class FetchRun:
         response = await self._retry.call(ask)
         name = name_from_header(response.headers.get("content-disposition", "")) or name_from_url(str(response.url))
         path = os.path.join(self._settings.directory, name)
-        places = {same_place(path + suffix) for suffix in ("", ".part", ".part.json")}
-        if places & self._places:
+        taken = set(places(path))
+        if taken & self._places:
             raise FileExistsError(f"another URL of this run is saved as {name!r}")
-        self._places |= places
+        self._places |= taken
         if self._settings.checksums is not None:
             try:
                 job.digest = checksum_for(path, self._settings.checksums)
