@@ -6,14 +6,16 @@ import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import trio
 from rich.cells import cell_len
 from rich.console import Console
 
 from trioresil import HealthState
 from trioresil._events import HealthStatus
+from trioresil.cli._output import Output
 from trioresil.cli._targets import read_targets
 from trioresil.cli._watch import Result, Watched, Watching
-from trioresil.cli._watch_view import ASCII, UNICODE, View, ago, clipped, days, latency, picture, sparkline
+from trioresil.cli._watch_view import ASCII, UNICODE, LiveTable, View, ago, clipped, days, latency, picture, sparkline
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 URLS = ("https://api.example.com/a/long/path/to/health", "tcp://db:5432", "tls://example.com", "dns://例え.jp")
@@ -93,6 +95,59 @@ def test_a_narrow_one_keeps_state_name_and_last() -> None:
     _, _, titles, first, *_ = lines_of(a_watch(), 40)
     assert titles.split() == ["STATE", "TARGET", "LAST"]
     assert first.split() == ["●", "HEALTHY", "https://…to/health", "12.3", "ms"]
+
+
+def test_a_column_that_just_fits_is_there() -> None:
+    watching = Watching(read_targets(["dns://host0"], None, {}))
+    known(watching.watched[0], HealthState.HEALTHY, [0.1])
+    exact = 11 + 2 + len("dns://host0") + 2 + 7
+    assert lines_of(watching, exact)[2].split() == ["STATE", "TARGET", "LAST"]
+    assert lines_of(watching, exact - 1)[2].split() == ["STATE", "TARGET"]
+
+
+@pytest.mark.parametrize("height", [1, 5, 6, 7, 9, 24])
+def test_every_size_of_terminal_is_fitted(height: int) -> None:
+    watching = a_watch()
+    for width in range(1, 140):
+        file = io.StringIO()
+        Console(file=file, width=width, height=height, color_system=None, legacy_windows=False).print(View(watching))
+        lines = file.getvalue().splitlines()
+        assert max(cell_len(line) for line in lines) <= width
+        assert len(lines) < max(height, 7)  # below that rich shows the upper part
+
+
+async def test_nothing_new_is_drawn_while_the_terminal_takes_nothing(autojump_clock: object) -> None:
+    class Stopped(Output):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pictures: list[str] = []
+            self.stopped = False
+
+        @property
+        def idle(self) -> bool:
+            return not self.stopped
+
+        def write(self, text: str) -> None:
+            self.pictures.append(text)
+
+        async def run(self) -> None:
+            await trio.sleep_forever()
+
+    output = Stopped()
+    table = LiveTable(output)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(table.run, a_watch())
+        await trio.sleep(0.5)
+        output.stopped = True
+        shown = len(output.pictures)
+        assert shown == 3
+        await trio.sleep(60)
+        assert len(output.pictures) == shown
+        output.stopped = False
+        await trio.sleep(0.5)
+        assert len(output.pictures) > shown
+        nursery.cancel_scope.cancel()
+    assert output.pictures[-1].endswith("\x1b[?25h")  # the cursor is shown again
 
 
 def test_eighty_columns_have_the_sparkline_and_the_percentiles() -> None:
