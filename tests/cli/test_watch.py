@@ -14,6 +14,7 @@ import ssl
 import struct
 import subprocess
 import termios
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -386,6 +387,11 @@ def test_serve_shows_the_same_health_over_http() -> None:
             with httpx.Client(base_url=page, trust_env=False) as client:
                 health = client.get("/healthz")
                 home = client.get("/")
+                metrics = client.get("/metrics")
+                deadline = time.monotonic() + PATIENCE
+                wanted = {server.url: "healthy", nobody: "unhealthy"}
+                while (shown := rows_of(client)) != wanted and time.monotonic() < deadline:
+                    time.sleep(0.05)
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
@@ -394,6 +400,16 @@ def test_serve_shows_the_same_health_over_http() -> None:
     assert checks == {server.url: "pass", nobody: "fail"}
     assert home.status_code == 200
     assert home.headers["content-type"].startswith("text/html")
+    host = httpx.URL(server.url).netloc.decode()
+    lines = [each for each in metrics.text.splitlines() if each.startswith("trioresil_health_check_state{")]
+    assert any(host in each and 'state="healthy"' in each and each.endswith(" 1.0") for each in lines)
+    assert shown == wanted
+
+
+def rows_of(client: httpx.Client) -> dict[str, str]:
+    """What the live page tells of the checks."""
+    policies = client.get("/api/state").json()["policies"]
+    return {row["name"]: row["state"] for each in policies if each["kind"] == "health" for row in each["f"]["rows"]}
 
 
 def test_a_port_that_is_taken_is_told_in_a_line() -> None:
