@@ -270,3 +270,9 @@ def test_how_long_ago_is_told_in_two_units(seconds: float, shown: str) -> None:
 @pytest.mark.parametrize(("left", "shown"), [(0.04, "0.0 d"), (9.94, "9.9 d"), (13.7, "14 d"), (400, "400 d")])
 def test_days_are_told_with_a_digit_more_when_they_are_few(left: float, shown: str) -> None:
     assert days(left) == shown
+
+
+def test_a_long_name_of_wide_characters_keeps_its_end() -> None:
+    name = clipped("例" * 20 + "終", 15, UNICODE)
+    assert cell_len(name) == 15
+    assert name.rstrip().endswith("…例例終")
