@@ -121,6 +121,10 @@ CASES: list[tuple[Any, str, list[str]]] = [
 ]  # fmt: skip
 
 
+TONES = """(name) => [...[...document.querySelectorAll("article.card")].find(
+  (card) => card.querySelector("h3").textContent === name).querySelectorAll(".bar i")].map((bar) => bar.className)"""
+
+
 async def test_each_card_says_what_its_statistics_say() -> None:
     told = [Told(statistics) for statistics, _, _ in CASES]
     broken = Told(changed(POOL, "pool broken"))
@@ -145,6 +149,13 @@ async def test_each_card_says_what_its_statistics_say() -> None:
                 "■ certificate ended expired",
             ]
             assert "sesame" not in page.content()
+            tones = {
+                name: page.evaluate(TONES, name)
+                for name in ("circuit counts", "pool", "pool full", "slots", "bucket empty")
+            }
+            assert tones == {
+                "circuit counts": ["", "bad"], "pool": [""], "pool full": ["bad"], "slots": ["warn"], "bucket empty": ["warn"]
+            }  # fmt: skip
             return found
 
         found = await in_browser(visit)
