@@ -7,7 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -535,6 +535,20 @@ def many_files() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("error", [trio.BusyResourceError(), trio.ClosedResourceError(), KeyError("a fault")])
+async def test_only_faults_are_logged_and_not_answers_that_nobody_waits_for(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        raise ExceptionGroup("", [error])
+
+    async with opened() as (dashboard, client):
+        dashboard._server._app = answer
+        with suppress(httpx.HTTPError):
+            await client.get("/")
+    assert [each.levelname for each in caplog.records] == (["ERROR"] if isinstance(error, KeyError) else [])
 
 
 @pytest.mark.slow

@@ -52,7 +52,12 @@ class _Connection:
             finally:
                 del self._sending[number]
 
-        await self._app(scope, receive, timed)
+        try:
+            await self._app(scope, receive, timed)
+        except Exception as exc:
+            # Hypercorn closes a connection that talks nonsense while it is answered, and would log a traceback for the answer.
+            if not _is_reset(exc):
+                raise
 
     def sending_since(self) -> float:
         """Return when the oldest of what is being sent was begun; infinity if nothing is."""
