@@ -415,7 +415,7 @@ class _Attempts:
         if attempt._state is not _LEFT:
             raise RuntimeError(
                 f"retry {self._retry.name!r}: attempt {attempt.number} was not "
-                f"{'left' if attempt._state is _ENTERED else 'entered'}: write `with attempt:` around the work in the loop"
+                f"{'entered' if attempt._state is _NEW else 'left'}: write `with attempt:` around the work in the loop"
             )
         course = self._course
         if course is None:
@@ -469,6 +469,7 @@ class _Attempts:
 
 _NEW: Final = "new"
 _ENTERED: Final = "entered"
+_TRACED: Final = "entered and traced"
 _LEFT: Final = "left"
 
 
@@ -482,12 +483,12 @@ class Attempt:
     """
 
     __slots__ = ("_loop", "_retryable", "_state", "_trace", "number", "previous", "result")
+    _trace: tuple[int, float]  # its key and when it began; there if somebody traces
 
     def __init__(self, loop: _Attempts, number: int, previous: Exception | None) -> None:
         self._loop = loop
         self._state = _NEW
         self._retryable = False
-        self._trace: tuple[int, float] | None = None  # its key and when it began, if somebody traces
         self.number: int = number
         self.previous: Exception | None = previous
         self.result: Any = MISSING
@@ -500,16 +501,18 @@ class Attempt:
         self._state = _ENTERED
         if _instruments.tracing:
             key = _instruments.begin(AttemptStarted, policy=self._loop._retry, attempt=self.number)
-            self._trace = (key, current_time()) if key else None
+            if key:
+                self._state = _TRACED
+                self._trace = key, current_time()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        if self._state is _TRACED:
+            self._report_end(error)
         self._state = _LEFT
         loop = self._loop
-        if self._trace is not None:
-            self._report_end(error)
         if error is None:
             on_result = loop._retry.on_result
             if self.result is not MISSING and on_result is not None and on_result(self.result):
@@ -523,7 +526,6 @@ class Attempt:
         return False
 
     def _report_end(self, error: BaseException | None) -> None:
-        assert self._trace is not None
         key, began_at = self._trace
         outcome = "success" if error is None else _instruments.outcome_of(error)
         facts: dict[str, Any] = {
