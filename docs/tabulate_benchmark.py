@@ -29,4 +29,4 @@ def _everything(document: dict[str, Any]) -> str:
 
 def _markdown(table: Table) -> str:
     lines = [table.header, ("---",) * len(table.header), *table.rows]
-    return "\n".join([f"### {table.title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+    return "\n".join([f"## {table.title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])

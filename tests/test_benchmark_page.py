@@ -21,7 +21,7 @@ def test_every_table_and_every_target_is_on_the_page() -> None:
     document = json.loads((PAGE.parent / found["file"]).read_text("utf-8"))
     filled = fill_in(text, PAGE.parent)
     expected = tables(document["results"])
-    assert sorted(re.findall(r"^### (.+)$", filled, re.MULTILINE)) == sorted(table.title for table in expected)
+    assert sorted(re.findall(r"^## (.+)$", filled, re.MULTILINE)) == sorted(table.title for table in expected)
     assert [row for table in expected for row in table.rows if f"| {' | '.join(row)} |" not in filled] == []
     assert [each["name"] for each in document["targets"] if each["name"] not in filled] == []
     assert COMMENT.search(filled) is None
