@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import Any
@@ -171,10 +172,16 @@ async def test_each_card_says_what_its_statistics_say() -> None:
     assert "no figures" in found["pool broken"][1]
 
 
+NOTE_WORDS = """() => { window.words = [];
+new MutationObserver(() => words.push(document.querySelector("#link .word").textContent))
+  .observe(document.getElementById("link"), {childList: true, subtree: true, characterData: true}); }"""
+
+
 async def test_a_page_without_a_stream_asks_and_goes_back_to_the_stream_when_there_is_room() -> None:
     breaker = trioresil.CircuitBreaker(name="search")
     async with open_dashboard(port=0, max_readers=1) as dashboard:
-        dashboard.show(breaker)
+        gone = [trioresil.Timeout(1, name="gone")]
+        dashboard.show(breaker, *gone)
         readers = dashboard._app.readers
 
         def visit(page: Any) -> None:
@@ -185,17 +192,24 @@ async def test_a_page_without_a_stream_asks_and_goes_back_to_the_stream_when_the
             page.clock.run_for(1_500)
             link = page.locator("#link .word")
             link.get_by_text("asking every 5 s").wait_for()
-            word = page.locator("article.card .state .word")
+            page.locator("article.card", has_text="gone").wait_for()
+            word = page.locator("article.card", has_text="search").locator(".state .word")
             word.get_by_text("closed").wait_for()
             isolation = trio.from_thread.run_sync(breaker.isolate)
             page.wait_for_timeout(1_200)  # the program looks each second
             page.clock.run_for(6_000)
             word.get_by_text("isolated").wait_for()
             trio.from_thread.run_sync(isolation.release)
-            for _ in range(3):  # refused a stream, it still asks
+            page.evaluate(NOTE_WORDS)
+            gone.clear()
+            gc.collect()
+            page.wait_for_timeout(1_200)
+            for _ in range(9):  # refused a stream, it still asks; each sixth time it tries to get one
                 page.clock.run_for(11_000)
                 page.wait_for_timeout(200)
                 assert link.inner_text() == "asking every 5 s"
+            assert set(page.evaluate("words")) <= {"asking every 5 s"}
+            assert page.locator("article.card").count() == 1
             trio.from_thread.run_sync(taken.__exit__, None, None, None)
             for _ in range(12):
                 page.clock.run_for(5_000)
