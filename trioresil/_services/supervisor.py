@@ -71,7 +71,7 @@ class SupervisorStatistics:
     children: tuple[ChildStatistics, ...]
     """The children, in the order in which they were declared. One that has ended is not among them."""
     restarts: int
-    """How often a child has been run again, all together."""
+    """How often a child has been run again, all together: by hand and with a sibling too, which the limit doesn't count."""
     ended: int
     """How many children have ended: returned, stopped, or failed with restart="never"."""
     last_error: Exception | None
@@ -253,27 +253,25 @@ class Supervisor:
           *args: its positional arguments.
           restart ("always", "on_failure", "never"): when it is run again: also if it returns, if it raises an Exception, or
             not at all. Default: "always".
-          name (str): its name, unlike that of any other child. Default: None, the function's name.
+          name (str): its name, unlike that of any other child. Default: None, the function's, with a number if that is taken.
 
         Cancellation: if this raises, also by cancellation, no child is left; it waits for that, shielded.
 
         Raises:
           Exception: what `fn` raised before it called `started()`, bare. The other children go on.
-          RuntimeError: `fn` returned before it called `started()`, or the supervisor is closed.
+          RuntimeError: `fn` returned before it called `started()`; or the supervisor is closed, or was closed before that.
           ValueError: another child has this name.
         """
         child = self._declare(fn, args, restart, name, has_status=True)
         try:
             return await self._tasks.start(functools.partial(self._keep, child), name=child.name)
-        except BaseException as exc:
+        except BaseException:
             child.is_leaving = True
             if child.has_joined:
                 child.run.cancel(f"{self.name}: start({child.name!r}) has failed")
                 child.called.set()
                 with trio.CancelScope(shield=True):
                     await child.gone.wait()
-            elif isinstance(exc, Exception) and child.last_error is not None:
-                raise_again(child.last_error)  # a group that has come through Trio is another object by now
             raise
         finally:
             if not child.has_joined:
@@ -293,7 +291,7 @@ class Supervisor:
           *args: its positional arguments.
           restart ("always", "on_failure", "never"): when it is run again: also if it returns, if it raises an Exception, or
             not at all. Default: "on_failure".
-          name (str): its name, unlike that of any other child. Default: None, the function's name.
+          name (str): its name, unlike that of any other child. Default: None, the function's, with a number if that is taken.
 
         Raises:
           RuntimeError: the supervisor is closed.
@@ -396,11 +394,14 @@ class Supervisor:
 
     async def _stop_all(self) -> None:
         """Ask all children to stop, and wait for those that listen."""
+        reason = f"{self.name}: the body has ended"
+        self._tasks.refuse_starts(reason)
         if self._round is not None:
-            self._round.scope.cancel(reason=f"{self.name}: the body has ended")
+            self._round.scope.cancel(reason=reason)
         waiting_for = []
         for child in self._members():
             child.is_leaving = True
+            child.run.stop.set()  # also for those that begin to listen while others are waited for
             if child.run.is_listening:
                 child.run.ask_to_stop()
                 waiting_for.append(child.run)
@@ -474,7 +475,6 @@ class Supervisor:
                     if error is None or not child.has_joined:
                         raise
                 if error is not None and (not child.has_joined or is_usage_error(error)):
-                    child.last_error = error
                     raise_again(error)
                 goes_on = child.has_joined and await self._goes_on(child, error)
                 hand_on = error = None
