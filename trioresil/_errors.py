@@ -109,10 +109,10 @@ class PoolFullError(RejectedError):
 
 
 class PoolClosedError(RejectedError):
-    """The pool is closed, or takes in no more work."""
+    """A pool, or workers, are closed, or take in no more work."""
 
     def _why(self) -> str:
-        return "the pool is closed"
+        return "admission is closed"
 
 
 class TimedOutError(TrioresilError, trio.TooSlowError):

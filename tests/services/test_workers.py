@@ -174,7 +174,7 @@ async def test_closed_admission_rejects_new_items_and_finishes_those_that_wait(a
         async with open_workers(book.run, workers=1, buffer=1, name="store") as workers, trio.open_nursery() as nursery:
             await start_in_order(nursery, *(functools.partial(workers.send, item) for item in range(4)))
             workers.close_admission()
-            with pytest.raises(PoolClosedError, match=r"^store: the pool is closed$") as caught:
+            with pytest.raises(PoolClosedError, match=r"^store: admission is closed$") as caught:
                 await workers.send(4)
             assert (caught.value.started, caught.value.retry_after) == (False, None)
             with pytest.raises(PoolClosedError):
@@ -1369,6 +1369,15 @@ async def test_repr_is_a_status_line(autojump_clock: MockClock) -> None:
         assert repr(workers) == "<trioresil.Workers 'store' 2/2 busy, 1 queued, 2 sending>"
         workers.close_admission()
         assert repr(workers) == "<trioresil.Workers 'store' 2/2 busy, 1 queued, 2 sending, closed>"
+
+
+async def test_the_repr_of_cancelled_workers_tells_what_is_unfinished(autojump_clock: MockClock) -> None:
+    with trio.move_on_after(0.5):
+        async with open_workers(Book().run, workers=2, buffer=3, name="store") as workers:
+            for item in range(4):
+                workers.send_nowait(item)
+            await trio.sleep_forever()
+    assert repr(workers) == "<trioresil.Workers 'store' 0/2 busy, 4 unfinished, closed>"
 
 
 def test_statistics_and_repr_work_outside_of_a_run() -> None:

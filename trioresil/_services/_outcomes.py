@@ -46,6 +46,9 @@ class Shelf(Generic[I, V]):
 
     __slots__ = ("undelivered", "was_read")
 
+    undelivered: list[Outcome[I, V]]
+    was_read: bool
+
     def __init__(self, undelivered: list[Outcome[I, V]]) -> None:
         self.undelivered = undelivered
         self.was_read = False
@@ -88,9 +91,8 @@ class OutcomeChannel(trio.abc.ReceiveChannel[Outcome[I, V]]):
         try:
             return await self._receiver.receive()
         except trio.EndOfChannel:
-            await (
-                checkpoint_if_cancelled()
-            )  # the end of workers that failed is not the end for a reader whom they cancel
+            # the end of workers that failed is not the end for a reader whom they cancel
+            await checkpoint_if_cancelled()
             raise
 
     @enable_ki_protection

@@ -5,8 +5,8 @@ The law of this file:
 1. Each item that was taken from `items` is in one place: unfinished, undelivered, or read.
 2. At most 2 · workers items are taken and not read, so that memory doesn't grow with a slow reader, nor with one slow item
    when the order is kept.
-3. One task takes the items, from first to last, so that an async generator runs in one task. It is not closed: what was not
-   taken is still in it.
+3. One task takes the items, from first to last, so that an async generator runs in one task. It is not closed, but what it
+   waits for is cancelled with it: an iterator goes on where it was, a generator is finished.
 4. An error of `items` comes after the outcomes of all that was taken before it. Whoever reads meets it, once; if nobody does,
    it leaves the block as that of a task does.
 5. The outcomes end in the step in which there can't be any more, also if the workers were cancelled: a body that is shielded

@@ -60,7 +60,7 @@ class WorkersStatistics:
     delivering: int
     """Those of them that wait for room among the results."""
     queued: int
-    """Accepted items that wait for a worker."""
+    """Accepted items that wait for a worker, or waited when the workers were cancelled."""
     sending: int
     """Tasks that wait to send; their items are not accepted yet."""
     accepted: int
@@ -360,6 +360,8 @@ class Workers(Generic[I, V]):
     def __repr__(self) -> str:
         closed = ", closed" if self._is_closed else ""
         waiting = f"{len(self._items)} queued, {len(self._senders)} sending"
+        if self._crew.is_over and (left := len(self.unfinished)):
+            waiting = f"{left} unfinished"
         return f"<trioresil.Workers {self.name!r} {self._crew.busy}/{self._crew.size} busy, {waiting}{closed}>"
 
     # -- the way in ------------------------------------------------------------------------------------------------------
@@ -493,7 +495,6 @@ class Workers(Generic[I, V]):
             self._answer(next(iter(self._senders)), "closed")
 
     def _end(self) -> None:
-        self._settled()
         if self._crew.reporter is not None:
             self._crew.reporter.finish()
 
