@@ -523,7 +523,7 @@ async def test_a_check_that_wants_arguments_is_refused_and_one_that_only_takes_t
         return answer
 
     async with opened() as health:
-        with pytest.raises(TypeError, match="check must be an async function without arguments, not .*check_tcp"):
+        with pytest.raises(TypeError, match=r"check must be an async function without arguments, not .*check_tcp"):
             health.watch("forgotten call", trioresil.check_tcp)  # type: ignore[arg-type]
         assert "forgotten call" not in health
         health.watch("api", check)
