@@ -958,6 +958,27 @@ async def test_a_shielded_reader_is_not_left_waiting_when_the_session_was_cancel
     assert scope.cancelled_caught
 
 
+async def test_a_shielded_body_that_ends_well_after_a_cancellation_is_told_of_no_error() -> None:
+    with trio.CancelScope() as scope:
+        _, manager = stream_of([FOREVER])
+        async with manager as stream:
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                await wait_all_tasks_blocked()
+            assert stream.statistics().state == "ended"
+    assert scope.cancel_called
+
+
+async def test_an_interrupt_beside_an_error_that_matches_leaves_with_it() -> None:
+    interrupt, error = KeyboardInterrupt(), OSError()
+    _, manager = stream_of([BaseExceptionGroup("", [interrupt, error])])
+    with pytest.RaisesGroup(KeyboardInterrupt, OSError) as caught:
+        async with manager as stream:
+            await anext(stream)
+    assert caught.value.exceptions == (interrupt, error)
+
+
 async def test_an_interrupt_in_a_session_leaves_bare_and_readers_are_cancelled() -> None:
     interrupt = KeyboardInterrupt()
     _, manager = stream_of([interrupt])

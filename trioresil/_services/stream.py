@@ -638,12 +638,10 @@ class _Over:
 def _came_of_cancellation(error: BaseException | None) -> bool:
     """Tell whether an error was raised while a cancellation was handled: its own deadline may have passed in the same instant.
 
-    A group came of it if all that is in it did, or if a cancellation is in it.
+    A group came of it if all that is in it did.
     """
     while error is not None and not isinstance(error, trio.Cancelled):
-        if isinstance(error, BaseExceptionGroup) and (
-            error.subgroup(trio.Cancelled) is not None or all(map(_came_of_cancellation, error.exceptions))
-        ):
+        if isinstance(error, BaseExceptionGroup) and all(map(_came_of_cancellation, error.exceptions)):
             return True
         error = error.__context__
     return error is not None
