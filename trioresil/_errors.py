@@ -69,7 +69,7 @@ class CircuitIsolatedError(CircuitOpenError):
     """The circuit is held open by hand, until whoever isolated it releases it."""
 
     def _why(self) -> str:
-        return "the circuit is isolated by hand, until it is released"
+        return "the circuit is isolated, until it is released"
 
 
 class RateLimitedError(RejectedError):
