@@ -1228,3 +1228,20 @@ async def test_child_that_begins_to_listen_during_the_grace_of_others_is_asked_t
         supervisor.start_soon(late)
         await trio.sleep(1)
     assert seen == [True]
+
+
+async def test_function_that_can_not_be_called_so_is_refused_at_once(autojump_clock: MockClock) -> None:
+    async def plain(number: int) -> None: ...
+
+    async def serving(*, task_status: trio.TaskStatus[None]) -> None: ...
+
+    async with exactly() as supervisor:
+        with pytest.raises(
+            TypeError, match=r"plain\(number.*can't be called .*takes no task_status, so use start_soon$"
+        ):
+            await supervisor.start(plain, 1)
+        with pytest.raises(TypeError, match=r"takes a task_status, so use start$"):
+            supervisor.start_soon(serving)
+        with pytest.raises(TypeError, match=r"missing a required argument: 'number'\)$"):
+            supervisor.start_soon(plain)
+        assert supervisor.statistics().children == ()

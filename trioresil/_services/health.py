@@ -39,7 +39,7 @@ from .. import _instruments
 from .._checks import chance, flag, seconds, text, whole
 from .._errors import CheckFailedError, NotAwaitableError, TimedOutError, in_another_run, is_usage_error
 from .._events import HealthChanged, HealthStatus
-from .._kernel.health import Health, HealthState, Latencies, Result, is_all_healthy
+from .._kernel.health import Health, HealthState, Latencies, Result, what_lacks
 from .._links import check_cancelled, refuse_generators
 from .._notes import name_of, shown
 from .._policies.circuit_breaker import CircuitBreaker, Isolation, checked_breaker
@@ -296,8 +296,13 @@ class HealthMonitor:
 
         What has not been found out yet is not healthy. A monitor that watches and needs nothing is.
         """
-        members = ((each.health.state.is_healthy, each.critical, each.group) for each in self._watches.values())
-        return is_all_healthy(members, self._options._need)
+        return not self.what_lacks()
+
+    def what_lacks(self) -> list[str]:
+        """Return what keeps the whole from being healthy, a phrase each, as "db is not"; nothing if it is healthy."""
+        watches = self._watches.values()
+        members = ((each.name, each.health.state.is_healthy, each.critical, each.group) for each in watches)
+        return what_lacks(members, self._options._need)
 
     def healthy_in(self, group: str) -> list[str]:
         """Return the names of the healthy checks of a group, in the order of watching."""

@@ -14,6 +14,7 @@ The law of this file:
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
@@ -260,6 +261,7 @@ class Supervisor:
         Raises:
           Exception: what `fn` raised before it called `started()`, bare. The other children go on.
           RuntimeError: `fn` returned before it called `started()`; or the supervisor is closed, or was closed before that.
+          TypeError: `fn` can't be called so, as one without a task_status.
           ValueError: another child has this name.
         """
         child = self._declare(fn, args, restart, name, has_status=True)
@@ -295,6 +297,7 @@ class Supervisor:
 
         Raises:
           RuntimeError: the supervisor is closed.
+          TypeError: `fn` can't be called so, as one that needs a task_status.
           ValueError: another child has this name.
         """
         child = self._declare(fn, args, restart, name, has_status=False)
@@ -425,6 +428,7 @@ class Supervisor:
         name = self._default_name(fn) if name is None else text("name", name)
         if name in self._children:
             raise ValueError(f"name must be unlike that of any other child of {self.name}, not {name!r}")
+        _check_fit(fn, args, has_status=has_status)
         intensity, pauses = self._group or self._options._new_limits()
         child = self._children[name] = Child(name, fn, args, restart, has_status, intensity, pauses)
         return child
@@ -619,3 +623,21 @@ def _describe(child: Child, now: float) -> ChildStatistics:
         last_error=child.last_error,
         supervisors=tuple(each.statistics() for each in child.run.supervisors),
     )
+
+
+def _check_fit(fn: AsyncFunction, args: tuple[Any, ...], *, has_status: bool) -> None:
+    """Refuse a call that can't be made: no run of it would ever begin."""
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return  # it doesn't tell
+    try:
+        signature.bind(*args, **({"task_status": None} if has_status else {}))
+    except TypeError as exc:
+        takes_status = "task_status" in signature.parameters
+        advice = ""
+        if has_status and not takes_status:
+            advice = ": it takes no task_status, so use start_soon"
+        elif takes_status and not has_status:
+            advice = ": it takes a task_status, so use start"
+        raise TypeError(f"{name_of(fn)}{signature} can't be called with these arguments ({exc}){advice}") from None
