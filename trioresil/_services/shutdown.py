@@ -167,7 +167,7 @@ class open_shutdown:
         self._signals = _check_signals(signals)
         self._lead = seconds("lead", lead, finite=True)
         self._grace = seconds("grace", grace)
-        if health is not None and not hasattr(health, "draining"):
+        if health is not None and not _is_settable(health):
             raise TypeError(f"health must be an object with a settable `draining`, a HealthMonitor, not {health!r}")
         self._health = health
         self._shutdown: Shutdown | None = None
@@ -403,7 +403,7 @@ class Shutdown:
         self._go_on()
         if self.phase == "cancelled":
             await self._let_them_look(checkpoint)
-        if self.phase == "cancelled":  # the block may have been left meanwhile
+        if self.phase == "cancelled" and self._stopped_at == math.inf:  # the block may have been left meanwhile
             self._stopped_at = self._clock.current_time()
             reason = f"{self.name}: {self._course.cancel_reason}"
             self._emit(ShutdownCancelled, reason=reason, running=tuple(each.name for each in self._running()))
@@ -477,6 +477,12 @@ def _receive(owner: str, signals: frozenset[signal.Signals]) -> Any:
         finally:
             for each in signals:
                 del caught[each]
+
+
+def _is_settable(health: object) -> bool:
+    """Tell whether its `draining` is there, and no property that can only be read: at the signal it is too late to find out."""
+    declared = getattr(type(health), "draining", None)
+    return hasattr(health, "draining") and not (isinstance(declared, property) and declared.fset is None)
 
 
 def _check_signals(signals: Any) -> frozenset[signal.Signals]:
