@@ -318,6 +318,33 @@ async def test_an_error_that_the_items_raise_when_they_are_cancelled_comes_out(a
     assert caught.value is error
 
 
+async def test_no_worker_is_made_for_an_item_that_comes_when_another_has_failed(autojump_clock: MockClock) -> None:
+    class Spawned(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.workers = 0
+
+        def task_spawned(self, task: trio.lowlevel.Task) -> None:
+            self.workers += task.name == "map: worker"
+
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+        yield 2
+
+    async def fail(item: int) -> None:
+        raise OSError(item)
+
+    spawned = Spawned()
+    trio.lowlevel.add_instrument(spawned)
+    with pytest.raises(OSError, match="1"):
+        async with map_concurrently(fail, items(), workers=2, on_error="raise") as outcomes:
+            await trio.sleep_forever()
+    trio.lowlevel.remove_instrument(spawned)
+    assert spawned.workers == 1
+    assert outcomes.unfinished == [2]
+
+
 async def test_nothing_is_taken_after_the_cancellation(autojump_clock: MockClock) -> None:
     items = iter(range(9))
     async with map_concurrently(double, items) as outcomes:
@@ -578,6 +605,8 @@ async def test_statistics_and_repr_tell_how_it_stands(autojump_clock: MockClock)
         )
         assert outcomes.unfinished == [2, 3, 4]
         assert repr(outcomes) == "<trioresil.ConcurrentMap 'naps' 2/2 busy, 0/5 read, 1 unread>"
+        await anext(outcomes)
+        assert (outcomes.statistics().unread, outcomes.statistics().read) == (0, 1)
 
 
 async def test_a_map_is_opened_once_and_left_where_it_was_opened(autojump_clock: MockClock) -> None:

@@ -8,7 +8,13 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 import trio
-from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled, enable_ki_protection
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint,
+    checkpoint_if_cancelled,
+    disable_ki_protection,
+    enable_ki_protection,
+)
 
 from .._kernel.progress import Progress, measure
 from .._links import check_cancelled
@@ -181,7 +187,12 @@ class Reporter:
             return
         done, total = self._count()
         try:
-            self._callback(measure(done, total, trio.current_time() - self._opened_at))
+            _call(self._callback, measure(done, total, trio.current_time() - self._opened_at))
         except Exception:
             _logger.exception("the progress callback %r raised and is switched off", self._callback)
             self._callback = None
+
+
+@disable_ki_protection  # what is called is the user's
+def _call(callback: Callable[[Progress], object], progress: Progress) -> None:
+    callback(progress)

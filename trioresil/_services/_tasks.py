@@ -9,6 +9,8 @@ The law of this file:
 4. An error wins over a cancellation that only the workers have seen, as when an outer scope is cancelled while they end.
 5. Whoever waits in `start` is told when the service ends. Until its worker has started, that is under the caller and not in the
    nursery, which would wait for it, perhaps for ever.
+6. A KeyboardInterrupt finds workers where the service lets it, and never before their first step: they are counted already.
+   So they are protected, and a service that calls what is the user's unprotects that.
 
 Rejected: reading the errors out of Trio's own group, which its scope has by then split: a group that a worker raised would
 come out as another object.
@@ -146,6 +148,7 @@ class Tasks:
         if errors:
             raise_again(errors[0])
 
+    @enable_ki_protection  # else an interrupt could strike before the worker's first step, which nobody would then count out
     async def _work(
         self, fn: AsyncFunction, args: tuple[Any, ...], early: list[Exception] | None = None, **status: Any
     ) -> None:

@@ -327,8 +327,8 @@ class ConcurrentMap(Generic[I, V]):
             self._due += 1
 
     def _settled(self) -> None:
-        """Let the outcomes end if there can't be any more."""
-        if not self._crew.busy and (self._crew.is_over or (self._is_fed and not self._items)):
+        """Let the outcomes end if there can't be any more: items are queued only while workers are busy."""
+        if not self._crew.busy and (self._crew.is_over or self._is_fed):
             self._sender.close()
 
     def _take_error(self) -> Exception | None:

@@ -30,6 +30,7 @@ from trio.lowlevel import (
     cancel_shielded_checkpoint,
     checkpoint,
     current_clock,
+    disable_ki_protection,
     enable_ki_protection,
 )
 
@@ -373,7 +374,7 @@ class Shutdown:
 
     async def _watch(self, drain: _Drain) -> None:
         try:
-            await drain.drainable.wait_drained()
+            await _wait_drained(drain.drainable)
         except Exception as exc:
             drain.error = exc
         drain.settled_at = self._clock.current_time()
@@ -501,3 +502,8 @@ def _check_signals(signals: Any) -> frozenset[signal.Signals]:
         if each.name in ("SIGKILL", "SIGSTOP"):
             raise ValueError(f"{wanted}, not one with {each.name}")
     return frozenset(found)
+
+
+@disable_ki_protection  # what is called is the user's
+async def _wait_drained(drainable: Drainable) -> None:
+    await drainable.wait_drained()
