@@ -23,6 +23,7 @@ from tests._circuit_breaker import (
     rejection,
     succeed,
 )
+from tests._ids import shown
 from trioresil import (
     CircuitBreaker,
     CircuitOpenError,
@@ -322,7 +323,7 @@ class TwoDelays:
         ([16, 8, 1], [16, 8, 1, 1, 1]),
         (TwoDelays(), [1, 2, 2, 2, 2]),
     ],
-    ids=repr,
+    ids=shown,
 )
 async def test_each_reopening_takes_the_next_open_time_and_the_last_repeats(
     open_for: Any, expected: Sequence[float], autojump_clock: trio.testing.MockClock

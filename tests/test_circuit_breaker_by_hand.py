@@ -40,7 +40,7 @@ async def test_isolated_it_rejects_everything_until_the_last_token_is_released(a
     error = await rejection(breaker)
     assert type(error) is CircuitIsolatedError
     assert (error.retry_after, error.policy) == (None, "search")
-    assert str(error) == "search: the circuit is isolated by hand, until it is released"
+    assert str(error) == "search: the circuit is isolated, until it is released"
     with pytest.raises(CircuitIsolatedError):
         async with breaker:
             pytest.fail("it was let in")

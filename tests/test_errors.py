@@ -99,7 +99,7 @@ def bulkhead_full(reason: str) -> BulkheadFullError:
             CircuitOpenError("search"),
             "search: the circuit is half-open and its probes are out; their outcome decides",
         ),
-        (CircuitIsolatedError("search"), "search: the circuit is isolated by hand, until it is released"),
+        (CircuitIsolatedError("search"), "search: the circuit is isolated, until it is released"),
         (rate_limited(3.5, 2), "api: rate limit reached: the wait would be 3.5 s, longer than max_wait=2"),
         (rate_limited(3.5, None), "api: rate limit reached: the wait would be 3.5 s"),
         (rate_limited(None, None), "api: rate limit reached: the wait would be unknown"),

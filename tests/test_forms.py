@@ -13,6 +13,7 @@ import trio
 
 import trioresil
 import trioresil.testing
+from tests._ids import shown
 from trioresil import (
     Bulkhead,
     CircuitBreaker,
@@ -428,7 +429,7 @@ async def test_an_async_function_that_runs_a_generator_to_its_end_is_welcome() -
 
 
 @all_policies
-@pytest.mark.parametrize("wrong", [None, 5, "fetch", [stand_in]], ids=repr)
+@pytest.mark.parametrize("wrong", [None, 5, "fetch", [stand_in]], ids=shown)
 async def test_what_is_no_function_is_refused_at_once(name: str, wrong: Any) -> None:
     policy = POLICIES[name]()
     for use in (policy, policy.bind):
@@ -452,7 +453,7 @@ async def test_a_coroutine_in_place_of_a_function_is_refused_and_closed(name: st
 
 
 @pytest.mark.parametrize("form", CALLS, ids=lambda form: form.__name__)
-@pytest.mark.parametrize("returned", [None, 5, "text", [], stand_in], ids=repr)
+@pytest.mark.parametrize("returned", [None, 5, "text", [], stand_in], ids=shown)
 async def test_a_result_that_can_not_be_awaited_is_a_type_error_that_no_policy_handles(
     form: Any, returned: Any, autojump_clock: Any
 ) -> None:

@@ -13,6 +13,7 @@ import trio
 
 import trioresil
 import trioresil.testing
+from tests._ids import shown
 from trioresil import (
     Bulkhead,
     CircuitBreaker,
@@ -184,7 +185,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
 ROWS = [(what, value) for what, (_, values) in REFUSED.items() for value in values]
 
 
-@pytest.mark.parametrize(("what", "value"), ROWS, ids=lambda part: part if isinstance(part, str) else repr(part)[:40])
+@pytest.mark.parametrize(("what", "value"), ROWS, ids=lambda part: part if isinstance(part, str) else shown(part)[:40])
 def test_a_wrong_argument_is_refused_at_once_by_a_message_that_names_it_and_its_value(what: str, value: Any) -> None:
     make = REFUSED[what][0]
     argument = what.partition("(")[2].rstrip(")") or what.partition(".")[2]
@@ -280,7 +281,7 @@ def test_alternatives_and_their_absence_are_checked() -> None:
         Fallback(on=OSError)
 
 
-@pytest.mark.parametrize("tokens", [2.5, INF, 0, -1, NAN, *NO_NUMBERS], ids=repr)
+@pytest.mark.parametrize("tokens", [2.5, INF, 0, -1, NAN, *NO_NUMBERS], ids=shown)
 async def test_wrong_numbers_of_tokens_are_refused_by_every_way_to_take_them(tokens: Any) -> None:
     bucket = TokenBucket(rate=1, capacity=2, name="mine")
     priced = TokenBucket(rate=1, capacity=2, cost=lambda: tokens)
@@ -314,7 +315,7 @@ class Deaf:
 @pytest.mark.parametrize(
     "wrong",
     [None, 5, "log", Deaf(), Deaf, trioresil.testing.Recorder, attrs.make_class("Odd", ["record"])(5)],
-    ids=repr,
+    ids=shown,
 )
 async def test_what_can_not_record_is_no_instrument(wrong: Any) -> None:
     for install in (trioresil.instrument, trioresil.instrument_run):

@@ -69,7 +69,7 @@ class CircuitIsolatedError(CircuitOpenError):
     """The circuit is held open by hand, until whoever isolated it releases it."""
 
     def _why(self) -> str:
-        return "the circuit is isolated by hand, until it is released"
+        return "the circuit is isolated, until it is released"
 
 
 class RateLimitedError(RejectedError):
@@ -109,10 +109,10 @@ class PoolFullError(RejectedError):
 
 
 class PoolClosedError(RejectedError):
-    """The pool is closed, or takes in no more work."""
+    """A pool, or workers, are closed, or take in no more work."""
 
     def _why(self) -> str:
-        return "the pool is closed"
+        return "admission is closed"
 
 
 class TimedOutError(TrioresilError, trio.TooSlowError):

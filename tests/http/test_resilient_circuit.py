@@ -14,6 +14,7 @@ from trio.testing import MockClock
 import trioresil
 from tests.http._scripted import BOTH, ORIGIN, URL, Edge, Failing, Queue, answer, fails, hangs, options
 from trioresil import CircuitState
+from trioresil._policies.circuit_breaker import checked_breaker
 from trioresil.testing import Recorder
 
 pytestmark = BOTH
@@ -497,3 +498,27 @@ async def test_default_breaker_stays_closed_while_more_than_half_is_well(autojum
     async with edge.library.AsyncClient(transport=resilient) as client:
         for _ in steps:
             await client.get(URL)
+
+
+async def test_check_let_in_without_a_verdict_neither_opens_nor_extends_the_circuit(
+    autojump_clock: MockClock, edge: Edge
+) -> None:
+    breaker = touchy(edge)
+    overload = [answer(503, retry_after=30) for _ in range(4)]
+    async with edge.client(edge.scripted(*overload), retry=None, breaker=lambda _: breaker) as client:
+        token = checked_breaker.set(breaker)  # as in a health check
+        try:
+            with breaker.isolated():
+                assert (await client.get(URL)).status_code == 503
+            assert breaker.state is CircuitState.CLOSED
+            breaker.open(1)
+            assert (await client.get(URL)).status_code == 503
+            assert breaker.statistics().remaining == 1
+            await trio.sleep(1)
+            assert (await client.get(URL)).status_code == 503
+            assert breaker.state is CircuitState.HALF_OPEN
+            breaker.reset()
+            assert (await client.get(URL)).status_code == 503  # ordinary traffic again
+            assert breaker.statistics().remaining == 30
+        finally:
+            checked_breaker.reset(token)

@@ -65,6 +65,7 @@ async def test_http2_request_leaves_a_connection_that_is_dead(
         assert_at_rest(pool)
 
 
+@pytest.mark.slow
 async def test_http2_request_stays_on_a_connection_that_others_hear_of(
     edge: Edge, authority: Authority, nursery: trio.Nursery
 ) -> None:
@@ -79,7 +80,7 @@ async def test_http2_request_stays_on_a_connection_that_others_hear_of(
 
     server = await H2Server(script, tls=authority.server_context("h2")).start(nursery)
     pool = edge.pool(verify=authority.client_context, http2=True)
-    transport = edge.face.ResilientTransport(pool, attempt_timeout=0.3)
+    transport = edge.face.ResilientTransport(pool, attempt_timeout=1.5)
     async with edge.lib.AsyncClient(transport=transport, trust_env=False) as client:
 
         async def chatter() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernel._prove import prove
-from trioresil._kernel.health import TRANSITIONS, Health, HealthState, Latencies, Result, Signal, is_all_healthy
+from trioresil._kernel.health import TRANSITIONS, Health, HealthState, Latencies, Result, Signal, what_lacks
 
 UNKNOWN, HEALTHY, DEGRADED, UNHEALTHY = HealthState
 QUICK, SLOW, FAILED = Result
@@ -212,4 +212,14 @@ NONE: dict[str, int] = {}
 def test_the_whole_is_healthy_if_what_is_critical_and_what_is_needed_is(
     members: list[tuple[bool, bool, str | None]], need: dict[str, int], healthy: bool
 ) -> None:
-    assert is_all_healthy(iter(members), need) is healthy
+    assert (not what_lacks((("name", *member) for member in members), need)) is healthy
+
+
+def test_what_the_whole_lacks_is_named() -> None:
+    members = [("a", False, True, None), ("b", True, True, "x"), ("c", False, False, "x"), ("d", False, False, None)]
+    assert what_lacks(members, {"x": 2, "y": 1}) == [
+        "a is not",
+        "of the group 'x' 1 of 2 are, and 2 must be",
+        "of the group 'y' 0 of 0 are, and 1 must be",
+    ]
+    assert what_lacks([("c", False, False, "x"), ("d", True, False, None)], {}) == ["c is not"]

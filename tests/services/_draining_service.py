@@ -26,7 +26,7 @@ SECONDS = 0.3  # that a request takes
 
 
 class Service:
-    """An ASGI application: /work takes a while, /stuck for ever, /readyz answers the load balancer."""
+    """An ASGI application: /work takes a while, /stuck for ever, /begun tells whether one has begun, /readyz the balancer."""
 
     def __init__(self, health: trioresil.HealthMonitor) -> None:
         self.door = trioresil.Bulkhead(1000, name="requests")
@@ -36,6 +36,9 @@ class Service:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan" or scope["path"] == "/readyz":
             await self.probes(scope, receive, send)
+            return
+        if scope["path"] == "/begun":
+            await answer(send, 200 if self.started else 404)
             return
         try:
             async with self.door:

@@ -172,6 +172,10 @@ def test_check_tls_refuses_a_context_that_does_not_verify() -> None:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with pytest.raises(ValueError, match="ssl_context must verify"):
         check_tls("example.com", ssl_context=context)
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    with pytest.raises(ValueError, match="ssl_context must check names"):
+        check_tls("example.com", ssl_context=context)
     with pytest.raises(TypeError, match="ssl_context"):
         check_tls("example.com", ssl_context=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="min_days_left"):

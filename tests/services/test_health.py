@@ -508,11 +508,46 @@ async def test_whatever_a_check_raises_is_its_outcome(autojump_clock: MockClock,
         await health.wait_healthy("api")
 
 
-async def test_a_check_that_is_no_async_function_has_failed(autojump_clock: MockClock) -> None:
+async def test_a_check_that_is_not_async_is_a_mistake_that_ends_the_monitor_bare(autojump_clock: MockClock) -> None:
+    with pytest.raises(TypeError, match=r"check must be an async function, but .*<lambda> returned 3"):
+        async with opened() as health:
+            health.watch("api", lambda: 3)  # type: ignore[arg-type, return-value]
+            await trio.sleep_forever()
+    assert trio.current_time() == 0
+
+
+async def test_a_check_that_wants_arguments_is_refused_and_one_that_only_takes_them_is_not(
+    autojump_clock: MockClock,
+) -> None:
+    async def check(answer: bool = True) -> bool:
+        return answer
+
     async with opened() as health:
-        health.watch("api", lambda: None, fall=1)  # type: ignore[arg-type, return-value]
-        await trio.sleep(1)
-        assert isinstance(health["api"].error, TypeError)
+        with pytest.raises(TypeError, match=r"check must be an async function without arguments, not .*check_tcp"):
+            health.watch("forgotten call", trioresil.check_tcp)  # type: ignore[arg-type]
+        assert "forgotten call" not in health
+        health.watch("api", check)
+        await health.wait_healthy("api")
+
+
+async def test_a_pool_whose_retire_is_async_is_refused() -> None:
+    class Pool:
+        async def retire(self) -> None: ...
+
+    async with opened() as health:
+        with pytest.raises(TypeError, match="pool must have a synchronous method retire"):
+            health.watch("api", Service().check, pool=Pool())
+        assert "api" not in health
+
+
+async def test_subscriptions_that_come_and_go_without_a_change_are_not_kept() -> None:
+    async with opened() as health:
+        async with health.subscribe():
+            for _ in range(10):
+                health.subscribe().close()
+            async with health.subscribe():
+                assert len(health._subscribers) == 2
+                assert health.statistics().subscribers == 2
 
 
 async def test_errors_beside_the_cancellation_of_a_timed_out_check_are_its_outcome(autojump_clock: MockClock) -> None:

@@ -13,7 +13,7 @@ from trio.testing import MockClock, assert_checkpoints, assert_no_checkpoints, w
 
 import trioresil
 from tests.services._items import Book
-from trioresil import Outcome, PolicySeen, Progress, Retry, map_concurrently
+from trioresil import ConcurrentMap, Outcome, PolicySeen, Progress, Retry, map_concurrently
 from trioresil.testing import Recorder
 
 
@@ -293,13 +293,172 @@ async def test_an_error_of_the_items_that_the_block_has_not_met_comes_out_of_it(
     assert error.__context__ is None
 
 
-async def test_an_error_of_the_block_goes_before_one_of_the_items(autojump_clock: MockClock) -> None:
-    of_body = KeyError("body")
-    with pytest.raises(KeyError) as caught:
-        async with map_concurrently(double, Source(1, OSError("broken")).items()) as outcomes:
+async def test_an_error_of_the_block_and_an_unmet_one_of_the_items_are_a_group(autojump_clock: MockClock) -> None:
+    of_body, of_items = KeyError("body"), OSError("broken")
+    with pytest.raises(ExceptionGroup) as caught:
+        async with map_concurrently(double, Source(1, of_items).items()) as outcomes:
             await anext(outcomes)
             raise of_body
-    assert caught.value is of_body
+    assert caught.value.exceptions == (of_body, of_items)
+
+
+async def test_an_error_that_the_items_raise_when_they_are_cancelled_comes_out(autojump_clock: MockClock) -> None:
+    error = OSError("could not close the file")
+
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise error
+
+    with pytest.raises(OSError, match="could not close") as caught:
+        async with map_concurrently(double, items()) as outcomes:
+            await anext(outcomes)
+    assert caught.value is error
+
+
+async def test_no_worker_is_made_for_an_item_that_comes_when_another_has_failed(autojump_clock: MockClock) -> None:
+    class Spawned(trio.abc.Instrument):
+        def __init__(self) -> None:
+            self.workers = 0
+
+        def task_spawned(self, task: trio.lowlevel.Task) -> None:
+            self.workers += task.name == "map: worker"
+
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+        yield 2
+
+    async def fail(item: int) -> None:
+        raise OSError(item)
+
+    spawned = Spawned()
+    trio.lowlevel.add_instrument(spawned)
+    with pytest.raises(OSError, match="1"):
+        async with map_concurrently(fail, items(), workers=2, on_error="raise") as outcomes:
+            await trio.sleep_forever()
+    trio.lowlevel.remove_instrument(spawned)
+    assert spawned.workers == 1
+    assert outcomes.unfinished == [2]
+
+
+async def test_nothing_is_taken_after_the_cancellation(autojump_clock: MockClock) -> None:
+    items = iter(range(9))
+    async with map_concurrently(double, items) as outcomes:
+        pass
+    assert next(items) == 0
+    assert outcomes.unfinished == []
+
+
+async def test_items_without_end_can_be_cancelled_between_any_two(autojump_clock: MockClock) -> None:
+    def items() -> Iterator[int]:
+        for item in range(20):
+            if item == 3:
+                scope.cancel()
+            yield item
+
+    with trio.CancelScope() as scope:
+        async with map_concurrently(double, items(), workers=10) as outcomes:
+            await trio.sleep_forever()
+    assert outcomes.unfinished == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+async def test_the_outcomes_of_workers_that_were_cancelled_end_though_the_body_goes_on(
+    autojump_clock: MockClock, workers: int
+) -> None:
+    with trio.move_on_after(0.5):
+        async with map_concurrently(Book().run, range(3), workers=workers) as outcomes:
+            with trio.move_on_after(50, shield=True):
+                assert [outcome async for outcome in outcomes] == []
+    assert trio.current_time() == 0.5
+    assert outcomes.unfinished == [*range(min(3, 2 * workers))]
+
+
+async def test_outcomes_end_if_no_item_had_come_before_the_cancellation(autojump_clock: MockClock) -> None:
+    async def items() -> AsyncIterator[int]:
+        await trio.sleep_forever()
+        yield 1
+
+    with trio.move_on_after(0.5):
+        async with map_concurrently(double, items()) as outcomes:
+            with trio.move_on_after(50, shield=True):
+                assert [outcome async for outcome in outcomes] == []
+    assert trio.current_time() == 0.5
+
+
+async def test_a_reader_whom_a_failing_function_cancels_does_not_see_an_end(autojump_clock: MockClock) -> None:
+    error = OSError("no route")
+
+    async def fail(item: int) -> None:
+        await trio.sleep(1)
+        raise error
+
+    with pytest.raises(OSError, match="no route") as caught:
+        async with map_concurrently(fail, [1], on_error="raise") as outcomes:
+            async for _ in outcomes:
+                raise AssertionError
+            raise AssertionError
+    assert caught.value is error
+    assert error.__context__ is None
+
+
+# --- resizing ----------------------------------------------------------------------------------------------------------
+
+
+async def test_more_workers_begin_at_once(autojump_clock: MockClock) -> None:
+    async with map_concurrently(Book().run, range(8), workers=1) as outcomes:
+        await trio.sleep(0.5)
+        outcomes.resize(4)
+        await wait_all_tasks_blocked()
+        assert outcomes.statistics().workers == outcomes.statistics().busy == 4
+        assert outcomes.statistics().taken == 8
+        ended = [(outcome.item, trio.current_time()) async for outcome in outcomes]
+    assert sorted(ended) == [(0, 1), (1, 1.5), (2, 1.5), (3, 1.5), (4, 2), (5, 2.5), (6, 2.5), (7, 2.5)]
+
+
+async def test_a_worker_too_many_finishes_its_item(autojump_clock: MockClock) -> None:
+    async with map_concurrently(Book().run, range(6), workers=4, ordered=True) as outcomes:
+        await trio.sleep(0.5)
+        outcomes.resize(1)
+        ended = [(outcome.item, trio.current_time()) async for outcome in outcomes]
+    assert ended == [(0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (5, 3)]
+
+
+async def test_fewer_workers_take_fewer_items_ahead(autojump_clock: MockClock) -> None:
+    async with map_concurrently(Book().run, range(100), workers=10) as outcomes:
+        await trio.sleep(5)
+        assert outcomes.statistics().taken == 20
+        outcomes.resize(1)
+        for _ in range(18):
+            await anext(outcomes)
+        await trio.sleep(5)
+        assert outcomes.statistics().taken == 20
+        await anext(outcomes)
+        await trio.sleep(5)
+        assert outcomes.statistics().taken == 21
+
+
+async def test_resize_refuses_what_is_no_size(autojump_clock: MockClock) -> None:
+    async with map_concurrently(double, [1]) as outcomes:
+        with pytest.raises(ValueError, match="workers must be a whole number >= 1, not 0"):
+            outcomes.resize(0)
+        assert outcomes.statistics().workers == 10
+
+
+def test_another_run_cannot_resize() -> None:
+    async def opened() -> ConcurrentMap[int, int]:
+        async with map_concurrently(double, [1]) as outcomes:
+            return outcomes
+
+    async def resize(outcomes: ConcurrentMap[int, int]) -> None:
+        with pytest.raises(RuntimeError, match="'map'"):
+            outcomes.resize(2)
+
+    trio.run(resize, trio.run(opened))
 
 
 async def test_an_unmet_error_of_the_items_and_one_of_a_function_are_a_group(autojump_clock: MockClock) -> None:
@@ -314,7 +473,7 @@ async def test_an_unmet_error_of_the_items_and_one_of_a_function_are_a_group(aut
     with pytest.raises(ExceptionGroup) as caught:
         async with map_concurrently(stubborn, Source(1, of_items).items(), on_error="raise"):
             await trio.sleep(1)
-    assert caught.value.exceptions == (of_items, of_item)
+    assert set(caught.value.exceptions) == {of_items, of_item}
 
 
 async def test_items_that_cannot_be_begun_leave_no_task(autojump_clock: MockClock) -> None:
@@ -386,7 +545,19 @@ async def test_the_total_is_known_at_the_latest_when_there_is_no_further_item(au
         assert repr(outcomes) == "<trioresil.ConcurrentMap 'map' 0/1 busy, 0/? read, 0 unread>"
         async for _ in outcomes:
             pass
-    assert [(each.done, each.total) for each in told] == [(1, None), (2, None), (3, None), (4, 4)]
+    assert [(each.done, each.total) for each in told] == [(1, None), (2, None), (3, None), (3, 4), (4, 4)]
+
+
+async def test_that_there_are_no_more_items_is_progress_too(autojump_clock: MockClock) -> None:
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        await trio.sleep(5)
+
+    told: list[Progress] = []
+    async with map_concurrently(double, items(), progress=told.append) as outcomes:
+        async for _ in outcomes:
+            pass
+    assert [(each.done, each.total) for each in told] == [(1, None), (1, 1)]
 
 
 async def test_the_last_progress_is_told_at_the_end(autojump_clock: MockClock) -> None:
@@ -434,6 +605,8 @@ async def test_statistics_and_repr_tell_how_it_stands(autojump_clock: MockClock)
         )
         assert outcomes.unfinished == [2, 3, 4]
         assert repr(outcomes) == "<trioresil.ConcurrentMap 'naps' 2/2 busy, 0/5 read, 1 unread>"
+        await anext(outcomes)
+        assert (outcomes.statistics().unread, outcomes.statistics().read) == (0, 1)
 
 
 async def test_a_map_is_opened_once_and_left_where_it_was_opened(autojump_clock: MockClock) -> None:

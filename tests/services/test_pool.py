@@ -746,7 +746,7 @@ async def test_whoever_comes_after_the_end_is_rejected(autojump_clock: MockClock
     async with open_pool(Peer().connect, name="db") as pool:
         pass
     assert await schedule_points(functools.partial(rejected, pool, PoolClosedError)) == 1
-    with pytest.raises(PoolClosedError, match="db: the pool is closed") as caught:
+    with pytest.raises(PoolClosedError, match="db: admission is closed") as caught:
         await use(pool)
     assert (caught.value.retry_after, caught.value.started) == (None, False)
 

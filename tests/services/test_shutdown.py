@@ -36,6 +36,14 @@ def quiet(**options: Any) -> open_shutdown:
     return open_shutdown(signals=(), **options)
 
 
+class ReadOnly:
+    """A monitor that can't be told."""
+
+    @property
+    def draining(self) -> bool:
+        return False
+
+
 async def why_cancelled(wait: Callable[[], Awaitable[object]] = trio.sleep_forever) -> tuple[str | None, float]:
     """Wait until this is cancelled, and say why and when."""
     passing: list[trio.Cancelled] = []
@@ -802,6 +810,17 @@ async def test_events_tell_the_course(autojump_clock: MockClock) -> None:
     ]
 
 
+async def test_cancellation_is_told_once_also_if_its_grace_ends_in_the_step_of_the_second_signal() -> None:
+    recorder = Recorder()
+    with trioresil.instrument(recorder):
+        async with open_shutdown(signals=(), lead=0, grace=10) as shutdown, trio.open_nursery() as nursery:
+            for _ in range(2):
+                shutdown._course.signal(trio.current_time(), "SIGTERM", hasty=False)
+            for _ in range(2):  # as the task that keeps the time and the one that listens
+                nursery.start_soon(shutdown._carry_out)
+    assert sum(isinstance(each, ShutdownCancelled) for each in recorder.events) == 1
+
+
 async def test_events_go_to_the_instruments_of_who_opened_it_whoever_asks(autojump_clock: MockClock) -> None:
     mine, others = Recorder(), Recorder()
     with trioresil.instrument(mine):
@@ -897,6 +916,7 @@ def test_report_statistics_and_repr_work_outside_of_a_run() -> None:
         ("grace", None, TypeError),
         ("name", "", ValueError),
         ("health", 5, TypeError),
+        ("health", ReadOnly(), TypeError),
         ("signals", signal.SIGTERM, TypeError),
         ("signals", "SIGTERM", TypeError),
         ("signals", None, TypeError),

@@ -17,7 +17,6 @@ import pytest
 import trio
 
 import trioresil.httpx
-from tests.services._draining_service import SECONDS
 
 ROOT = Path(__file__).parents[2]
 RATE = 200
@@ -105,6 +104,11 @@ async def until_not_ready(client: httpx.AsyncClient) -> None:
         await trio.sleep(0.01)
 
 
+async def until_begun(client: httpx.AsyncClient) -> None:
+    while (await client.get("/begun")).status_code != 200:  # noqa: ASYNC110 - another process has no events
+        await trio.sleep(0.01)
+
+
 @contextlib.asynccontextmanager
 async def plain_client(url: str) -> AsyncIterator[httpx.AsyncClient]:
     limits = httpx.Limits(max_connections=500, max_keepalive_connections=500)
@@ -167,7 +171,7 @@ async def test_what_takes_longer_than_the_lead_is_finished_within_grace() -> Non
     async with running(lead=0, grace=10) as (process, url), plain_client(url) as client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, client, "/work", answers)
-            await trio.sleep(SECONDS / 2)
+            await until_begun(client)
             process.stop()
         code, said = await process.ended()
     assert [each.status for each in answers] == [200]
@@ -179,7 +183,7 @@ async def test_what_never_ends_is_cancelled_when_grace_is_over() -> None:
     async with running(lead=0.25, grace=0.5) as (process, url), plain_client(url) as client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, client, "/stuck", answers)
-            await trio.sleep(0.25)
+            await until_begun(client)
             process.stop()
         code, said = await process.ended()
     assert [each.status for each in answers] == [None]
@@ -193,7 +197,7 @@ async def test_second_signal_ends_it_at_once() -> None:
     async with running(lead=100, grace=100) as (process, url), plain_client(url) as client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, client, "/stuck", answers)
-            await trio.sleep(0.25)
+            await until_begun(client)
             process.stop()
             await until_not_ready(client)
             process.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import math
@@ -131,6 +132,18 @@ async def test_the_error_is_raised_by_iteration_and_by_send_each_time() -> None:
             assert caught.value is error
 
 
+async def test_an_error_that_is_raised_many_times_has_the_traceback_of_the_first_time() -> None:
+    _, manager = stream_of([Unauthorized(401)])
+    lengths = set()
+    async with manager as stream:
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            with pytest.raises(Unauthorized) as caught:
+                await stream.send("x")
+            lengths.add(len(caught.traceback))
+    assert len(lengths) == 1
+
+
 async def test_a_clean_body_that_has_not_met_the_error_gets_it_at_the_end() -> None:
     error = Unauthorized(401)
     _, manager = stream_of(["a", error])
@@ -199,6 +212,68 @@ async def test_an_error_that_matches_while_it_closes_is_nothing() -> None:
     async with manager:
         await wait_all_tasks_blocked()
     assert len(sessions.began_at) == 1
+
+
+def breaks_on_leaving_in_a_nursery(error: Exception) -> Any:
+    """As a WebSocket does, whose nursery has a task that closes it."""
+
+    async def close(_: StreamLink[Any]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise error
+
+    return close
+
+
+async def test_an_error_that_matches_beside_the_cancellation_while_it_closes_is_nothing() -> None:
+    _, manager = stream_of([breaks_on_leaving_in_a_nursery(OSError())])
+    async with manager:
+        await wait_all_tasks_blocked()
+    mine = KeyError("mine")
+    _, manager = stream_of([breaks_on_leaving_in_a_nursery(OSError())])
+    with pytest.raises(KeyError) as caught:
+        async with manager:
+            await wait_all_tasks_blocked()
+            raise mine
+    assert caught.value is mine
+    assert caught.value.__context__ is None
+
+
+async def test_an_error_that_matches_beside_the_cancellation_from_outside_is_nothing() -> None:
+    _, manager = stream_of([breaks_on_leaving_in_a_nursery(OSError())])
+    with trio.CancelScope() as scope:
+        async with manager:
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_another_error_beside_the_cancellation_while_it_closes_comes_out() -> None:
+    error = Unauthorized(401)
+    _, manager = stream_of([breaks_on_leaving_in_a_nursery(error)])
+    with pytest.RaisesGroup(Unauthorized) as caught:
+        async with manager:
+            await wait_all_tasks_blocked()
+    assert caught.value.exceptions == (error,)
+
+
+async def test_it_neither_gives_up_nor_tells_of_a_next_session_while_it_closes() -> None:
+    async def breaks_on_leaving(link: StreamLink[Any]) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise OSError
+
+    recorder = Recorder()
+    _, manager = stream_of([breaks_on_leaving], give_up_after=0.5)
+    with trioresil.instrument(recorder):
+        async with manager as stream:
+            await wait_all_tasks_blocked()
+    assert recorder.events == [trioresil.PolicySeen(policy=stream)]
 
 
 async def test_finish_ends_the_loop_after_the_items() -> None:
@@ -321,8 +396,9 @@ async def test_sessions_that_only_returned_give_up_with_a_time_out(autojump_cloc
     _, manager = stream_of([OSError()], ["a"], [], backoff=constant(4), give_up_after=8)
     async with manager as stream:
         assert await anext(stream) == "a"
-        with pytest.raises(TimedOutError, match="stream: timed out after 8 s"):
+        with pytest.raises(TimedOutError, match="stream: timed out after 8 s") as caught:
             await anext(stream)
+        assert stream.statistics().last_error is caught.value
 
 
 # --- heartbeat -------------------------------------------------------------------------------------------------------
@@ -425,6 +501,64 @@ async def test_an_error_in_the_instant_of_the_silence_is_judged_as_what_it_is(au
         with pytest.raises(Unauthorized):
             await anext(stream)
         assert sessions.links[0]._scope.cancel_called
+    assert len(sessions.began_at) == 1
+
+
+async def test_a_group_of_errors_of_the_clean_up_of_a_silent_session_is_the_cause(autojump_clock: Autojump) -> None:
+    async def lose(_: StreamLink[Any]) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise Unauthorized("while closing")
+
+    async def lose_in_a_nursery(link: StreamLink[Any]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lose, link)
+            nursery.start_soon(lose, link)
+
+    async def lose_out_of_a_nursery(link: StreamLink[Any]) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lose, link)
+                await trio.sleep_forever()
+        except BaseExceptionGroup:
+            raise Unauthorized("the group is its context")  # noqa: B904
+
+    for script in (lose_in_a_nursery, lose_out_of_a_nursery):
+        _, manager = stream_of([script], ["a", FOREVER], heartbeat_timeout=5)
+        async with manager as stream:
+            assert await anext(stream) == "a"
+            silence = stream.statistics().last_error
+            assert isinstance(silence, TimedOutError)
+            assert silence.__cause__ is not None
+
+
+async def test_a_group_in_the_instant_of_the_silence_is_judged_if_one_of_it_is_no_cancellation(
+    autojump_clock: Autojump,
+) -> None:
+    """A 401 cancels its sibling, which turns that into an error; the deadline passes in the same step."""
+
+    async def close(_: StreamLink[Any]) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise OSError
+
+    async def hear_401(link: StreamLink[Any]) -> None:
+        autojump_clock.jump(5)
+        raise Unauthorized(401)
+
+    async def both(link: StreamLink[Any]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(close, link)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(hear_401, link)
+
+    sessions, manager = stream_of([both], heartbeat_timeout=5)
+    async with manager as stream:
+        with pytest.RaisesGroup(Unauthorized, OSError):
+            await anext(stream)
+    assert sessions.links[0]._scope.cancel_called
     assert len(sessions.began_at) == 1
 
 
@@ -824,6 +958,27 @@ async def test_a_shielded_reader_is_not_left_waiting_when_the_session_was_cancel
     assert scope.cancelled_caught
 
 
+async def test_a_shielded_body_that_ends_well_after_a_cancellation_is_told_of_no_error() -> None:
+    with trio.CancelScope() as scope:
+        _, manager = stream_of([FOREVER])
+        async with manager as stream:
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                await wait_all_tasks_blocked()
+            assert stream.statistics().state == "ended"
+    assert scope.cancel_called
+
+
+async def test_an_interrupt_beside_an_error_that_matches_leaves_with_it() -> None:
+    interrupt, error = KeyboardInterrupt(), OSError()
+    _, manager = stream_of([BaseExceptionGroup("", [interrupt, error])])
+    with pytest.RaisesGroup(KeyboardInterrupt, OSError) as caught:
+        async with manager as stream:
+            await anext(stream)
+    assert caught.value.exceptions == (interrupt, error)
+
+
 async def test_an_interrupt_in_a_session_leaves_bare_and_readers_are_cancelled() -> None:
     interrupt = KeyboardInterrupt()
     _, manager = stream_of([interrupt])
@@ -856,6 +1011,15 @@ async def test_an_interrupt_strikes_in_a_session_but_not_between_two_changes_of_
     async with manager as stream:
         assert await read_all(stream) == ["a"]
     assert protected == {"session": False, "put": True, "take": True}
+
+
+def test_outside_of_trio_it_says_so() -> None:
+    async def main() -> None:
+        async with stream_of([FOREVER])[1]:
+            raise AssertionError
+
+    with pytest.raises(RuntimeError, match="this ran under asyncio"):
+        asyncio.run(main())
 
 
 async def test_it_can_be_opened_once() -> None:

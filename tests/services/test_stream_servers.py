@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketRequest, serve_websocket, wrap_client_stream
 
 from trioresil import StreamLink, TokenBucket, exponential, open_stream
 
@@ -78,9 +80,14 @@ class ManyServer:
         self.nursery = nursery
         self.dialled_at: list[float] = []
         self.scopes: set[trio.CancelScope] = set()
+        self.is_up = True
+        self.refused = 0
 
     async def dial(self) -> trio.abc.Stream:
         self.dialled_at.append(trio.current_time())
+        if not self.is_up:
+            self.refused += 1
+            raise ConnectionRefusedError
         here, there = memory_stream_pair()
         self.nursery.start_soon(self.serve, there)
         await trio.sleep(0.001)
@@ -231,6 +238,40 @@ def test_500_streams_to_a_server_that_restarts_share_their_dials_and_all_resume(
 
 
 @pytest.mark.slow
+def test_500_streams_to_a_server_that_stays_down_for_a_time_dial_no_faster_and_all_resume() -> None:
+    """Refused dials take tokens like any others."""
+
+    async def main() -> None:
+        dials = TokenBucket(rate=50, capacity=20)
+        received: list[list[int]] = [[] for _ in range(500)]
+
+        async def run_one(number: int) -> None:
+            options: Any = {"on": BROKEN, "limit": dials, "resume": 0, "rng": random.Random(number)}
+            async with open_stream(follow(server.dial, last=FEW), **options) as stream:
+                async for item in stream:
+                    received[number].append(item)
+
+        async with trio.open_nursery() as nursery:
+            server = ManyServer(nursery)
+            async with trio.open_nursery() as streams:
+                for number in range(500):
+                    streams.start_soon(run_one, number)
+                await trio.sleep(15)
+                server.is_up = False
+                server.cut_all()
+                await trio.sleep(10)
+                assert server.refused > 400
+                server.is_up = True
+            nursery.cancel_scope.cancel()
+        assert received == [[*range(1, FEW + 1)]] * 500
+        at = server.dialled_at
+        assert len(at) == 1000 + server.refused
+        assert all(at[later] - at[later - 120] >= (120 - 20) / 50 - 1e-6 for later in range(120, len(at)))
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.slow
 async def test_each_item_once_and_in_order_over_real_sockets() -> None:
     rng = random.Random(2)
     received: list[int] = []
@@ -260,3 +301,72 @@ async def test_each_item_once_and_in_order_over_real_sockets() -> None:
                 assert stream.statistics().sessions > 1
             nursery.cancel_scope.cancel()
     assert received == [*range(1, LAST + 1)]
+
+
+# --- a real WebSocket ------------------------------------------------------------------------------------------------
+
+
+class WebSocketServer:
+    """A server of trio-websocket: told a name, it sends numbers; wrong tokens get a 401, and one time a 503."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+
+    async def handle(self, request: WebSocketRequest) -> None:
+        if (b"token", b"right") not in request.headers:
+            await self.reject(request, 401)
+        elif not self.statuses:
+            await self.reject(request, 503)
+        else:
+            self.statuses.append(101)
+            with contextlib.suppress(ConnectionClosed):
+                ws = await request.accept()
+                after = int(await ws.get_message())
+                for number in range(after + 1, after + 4):  # then it hangs up
+                    await ws.send_message(str(number))
+                await ws.aclose()
+
+    async def reject(self, request: WebSocketRequest, status: int) -> None:
+        self.statuses.append(status)
+        await request.reject(status)
+
+
+def is_passing(error: Exception) -> bool:
+    if isinstance(error, ConnectionRejected):
+        return bool(error.status_code >= 500)
+    return isinstance(error, (OSError, ConnectionClosed))
+
+
+def listen(port: int, token: bytes) -> Callable[[StreamLink[int]], Awaitable[None]]:
+    async def session(link: StreamLink[int]) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as tcp, trio.open_nursery() as nursery:
+            ws = await wrap_client_stream(nursery, tcp, "127.0.0.1", "/", extra_headers=[(b"token", token)])
+            await ws.send_message(str(link.resume))
+            while True:
+                number = int(await ws.get_message())
+                await link.send_item(number, resume=number)
+
+    return session
+
+
+@pytest.mark.parametrize(("token", "statuses"), [(b"wrong", [401]), (b"right", [503, 101, 101, 101, 101])])
+async def test_a_web_socket_goes_on_after_503_and_hanging_up_and_ends_after_one_401(
+    token: bytes, statuses: list[int]
+) -> None:
+    server = WebSocketServer()
+    received: list[int] = []
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            listening = await nursery.start(serve_websocket, server.handle, "127.0.0.1", 0, None)
+            manager = open_stream(listen(listening.port, token), on=is_passing, backoff=exponential(0.01), resume=0)
+            async with manager as stream:
+                if token == b"right":
+                    received += [await anext(stream) for _ in range(11)]
+                else:
+                    with pytest.RaisesGroup(ConnectionRejected) as caught:
+                        await anext(stream)
+                    assert caught.value is stream.statistics().last_error  # the session's own nursery made it a group
+                assert stream.statistics().sessions == len(statuses)
+            nursery.cancel_scope.cancel()
+    assert server.statuses == statuses
+    assert received == ([*range(1, 12)] if token == b"right" else [])

@@ -1190,3 +1190,58 @@ async def test_child_that_has_ended_is_forgotten(autojump_clock: MockClock) -> N
         gc.collect()
         assert gone() is None
         assert not supervisor._children
+
+
+# --- starts and listeners that meet the end --------------------------------------------------------------------------
+
+
+async def test_start_under_way_when_the_supervisor_is_left_is_an_error_at_once(autojump_clock: MockClock) -> None:
+    stage = Stage()
+    seen = []
+
+    async def ask(supervisor: trioresil.Supervisor) -> None:
+        with pytest.raises(RuntimeError, match="supervisor was closed before late had started"):
+            await supervisor.start(stage.child("late", up=100))
+        seen.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        async with exactly() as supervisor:
+            supervisor.start_soon(stage.child("soft", obeys=3))
+            nursery.start_soon(ask, supervisor)
+            await trio.sleep(1)
+        assert trio.current_time() == 4
+    assert seen == [1]  # what comes up while all is being stopped would be stopped itself
+    assert not stage.living
+    assert not supervisor.statistics().children
+
+
+async def test_child_that_begins_to_listen_during_the_grace_of_others_is_asked_too(autojump_clock: MockClock) -> None:
+    stage = Stage()
+    seen = []
+
+    async def late() -> None:
+        await trio.sleep(2)
+        seen.append(stop_requested().is_set())
+
+    async with exactly() as supervisor:
+        supervisor.start_soon(stage.child("soft", obeys=3))
+        supervisor.start_soon(late)
+        await trio.sleep(1)
+    assert seen == [True]
+
+
+async def test_function_that_can_not_be_called_so_is_refused_at_once(autojump_clock: MockClock) -> None:
+    async def plain(number: int) -> None: ...
+
+    async def serving(*, task_status: trio.TaskStatus[None]) -> None: ...
+
+    async with exactly() as supervisor:
+        with pytest.raises(
+            TypeError, match=r"plain\(number.*can't be called .*takes no task_status, so use start_soon$"
+        ):
+            await supervisor.start(plain, 1)
+        with pytest.raises(TypeError, match=r"takes a task_status, so use start$"):
+            supervisor.start_soon(serving)
+        with pytest.raises(TypeError, match=r"missing a required argument: 'number'\)$"):
+            supervisor.start_soon(plain)
+        assert supervisor.statistics().children == ()

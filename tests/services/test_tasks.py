@@ -402,3 +402,60 @@ async def sweep_scenario(body: Body, sweep: Sweep) -> None:
 @pytest.mark.parametrize("body", [waits, nests, starts])
 def test_cancelled_at_any_moment_leaves_no_worker_behind(body: Body) -> None:
     assert cancellation_sweep(functools.partial(sweep_scenario, body)).cancelled > 0
+
+
+# --- starts ----------------------------------------------------------------------------------------------------------
+
+
+async def never_up(*, task_status: object) -> None:
+    await trio.sleep_forever()
+
+
+async def test_group_raised_before_started_leaves_start_as_the_object_it_was() -> None:
+    error, cause, context = caused(ExceptionGroup("of the worker", [ValueError(), ExceptionGroup("", [OSError()])]))
+
+    async def worker(*, task_status: object) -> None:
+        raise error
+
+    async with Tasks("service") as tasks:
+        with pytest.raises(ExceptionGroup) as caught:
+            await tasks.start(worker)
+        assert caught.value is error
+    assert (error.__cause__, error.__context__) == (cause, context)
+
+
+async def test_start_under_way_when_the_body_ends_is_told_and_holds_up_nobody(nursery: trio.Nursery) -> None:
+    seen: list[str] = []
+
+    async def ask(tasks: Tasks) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            await tasks.start(never_up)
+        seen.append(str(caught.value))
+
+    with trio.fail_after(5):
+        async with Tasks("service") as tasks:
+            nursery.start_soon(ask, tasks)
+            await wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
+    assert seen == ["service was closed before never_up had started"]
+
+
+async def test_start_under_way_when_a_worker_fails_is_told_too(nursery: trio.Nursery) -> None:
+    seen: list[str] = []
+    error = LookupError()
+
+    async def ask(tasks: Tasks) -> None:
+        for _ in range(2):  # also by whoever asks later, while the service ends
+            with pytest.raises(RuntimeError) as caught:
+                await tasks.start(never_up)
+            seen.append(str(caught.value))
+
+    with trio.fail_after(5), pytest.raises(LookupError) as caught:
+        async with Tasks("service") as tasks:
+            nursery.start_soon(ask, tasks)
+            await wait_all_tasks_blocked()
+            tasks.start_soon(fail, error)
+            with trio.CancelScope(shield=True):
+                await wait_all_tasks_blocked()
+            assert seen == ["service was closed before never_up had started"] * 2
+    assert caught.value is error

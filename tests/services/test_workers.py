@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -172,7 +174,7 @@ async def test_closed_admission_rejects_new_items_and_finishes_those_that_wait(a
         async with open_workers(book.run, workers=1, buffer=1, name="store") as workers, trio.open_nursery() as nursery:
             await start_in_order(nursery, *(functools.partial(workers.send, item) for item in range(4)))
             workers.close_admission()
-            with pytest.raises(PoolClosedError, match=r"^store: the pool is closed$") as caught:
+            with pytest.raises(PoolClosedError, match=r"^store: admission is closed$") as caught:
                 await workers.send(4)
             assert (caught.value.started, caught.value.retry_after) == (False, None)
             with pytest.raises(PoolClosedError):
@@ -502,8 +504,8 @@ async def test_a_worker_that_gave_up_sending_does_not_count_as_waiting(autojump_
             await workers.send(9)
 
     async with open_workers(visit, workers=2) as workers:
-        await workers.send(1)
-        await workers.send(2)
+        workers.send_nowait(1)
+        workers.send_nowait(2)
         await workers.wait_drained()
     assert trio.current_time() == 6
     assert workers.statistics().accepted == 3
@@ -1048,8 +1050,107 @@ async def test_workers_that_are_being_cancelled_lose_no_item_to_others(autojump_
             with trio.CancelScope(shield=True):
                 await trio.sleep(0.5)
             workers.resize(5)
-            workers.send_nowait(4)
-    assert workers.unfinished == [0, 1, 2, 3, 4]
+            with pytest.raises(PoolClosedError):
+                workers.send_nowait(4)
+    assert workers.unfinished == [0, 1, 2, 3]
+
+
+@asynccontextmanager
+async def _shielded_in_cancelled(workers: open_workers[int, Any]) -> AsyncIterator[Workers[int, Any]]:
+    """Open workers and give them an item, have them cancelled at 0.5, and let the body go on, shielded, for 50 s."""
+    with trio.move_on_after(0.5) as outer:
+        async with workers as opened:
+            await opened.send(0)
+            with trio.move_on_after(50, shield=True):
+                yield opened
+    assert outer.cancelled_caught
+    assert trio.current_time() == 0.5
+    assert opened.unfinished == [0]
+
+
+async def test_who_waits_to_send_to_workers_that_were_cancelled_is_rejected_though_the_body_goes_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with _shielded_in_cancelled(open_workers(Book().run, workers=1)) as workers:
+        with pytest.raises(PoolClosedError):
+            await workers.send(1)
+        assert trio.current_time() == 0.5
+        with pytest.raises(PoolClosedError):
+            workers.send_nowait(2)
+
+
+async def test_who_waits_for_workers_that_were_cancelled_goes_on_though_the_body_does(
+    autojump_clock: MockClock,
+) -> None:
+    async with _shielded_in_cancelled(open_workers(Book().run, workers=1)) as workers:
+        await workers.wait_drained()
+
+
+async def test_the_results_of_workers_that_were_cancelled_end_though_the_body_goes_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with _shielded_in_cancelled(open_workers(Book().run, workers=1, results=5)) as workers:
+        assert [outcome async for outcome in workers.results] == []
+
+
+@pytest.mark.parametrize("waits", ["reads", "drains", "sends"])
+async def test_a_body_that_a_failing_worker_cancels_does_not_take_its_end_for_a_good_one(
+    autojump_clock: MockClock, waits: str
+) -> None:
+    error = OSError("no route")
+
+    async def fail(item: int) -> None:
+        await trio.sleep(1)
+        raise error
+
+    with pytest.raises(OSError, match="no route") as caught:
+        async with open_workers(fail, workers=1, results=5, on_error="raise") as workers:
+            await workers.send(0)
+            if waits == "reads":
+                async for _ in workers.results:
+                    raise AssertionError
+            elif waits == "drains":
+                await workers.wait_drained()
+            else:
+                await workers.send(1)
+            raise AssertionError
+    assert caught.value is error
+    assert error.__context__ is None
+
+
+async def test_a_function_that_waits_until_all_are_drained_is_an_error_instead_of_a_deadlock(
+    autojump_clock: MockClock,
+) -> None:
+    async def wait(item: int) -> None:
+        await workers.wait_drained()
+
+    with pytest.raises(RuntimeError, match="would wait for itself to end"):
+        async with open_workers(wait, on_error="collect") as workers:
+            await workers.send(0)
+
+
+async def test_leaving_results_to_a_clone_that_nobody_reads_is_an_error_instead_of_a_deadlock(
+    autojump_clock: MockClock,
+) -> None:
+    with pytest.raises(RuntimeError, match="nobody has ever read one"):
+        async with open_workers(Book().run, workers=1, results=1) as workers:
+            clone = workers.results.clone()
+            for item in range(2):
+                await workers.send(item)
+    assert trio.current_time() == 2
+    assert [outcome.item for outcome in workers.undelivered] == [1]
+    assert [outcome.item async for outcome in clone] == [0]
+
+
+async def test_closing_a_receiver_twice_is_closing_it_once(autojump_clock: MockClock) -> None:
+    with pytest.raises(RuntimeError, match="nobody has ever read one"):
+        async with open_workers(Book().run, workers=1, results=1) as workers:
+            clone = workers.results.clone()
+            for _ in range(2):
+                clone.close()
+            for item in range(5):
+                await workers.send(item)
+    assert [outcome.item for outcome in workers.undelivered] == [0, 1]
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
@@ -1268,6 +1369,15 @@ async def test_repr_is_a_status_line(autojump_clock: MockClock) -> None:
         assert repr(workers) == "<trioresil.Workers 'store' 2/2 busy, 1 queued, 2 sending>"
         workers.close_admission()
         assert repr(workers) == "<trioresil.Workers 'store' 2/2 busy, 1 queued, 2 sending, closed>"
+
+
+async def test_the_repr_of_cancelled_workers_tells_what_is_unfinished(autojump_clock: MockClock) -> None:
+    with trio.move_on_after(0.5):
+        async with open_workers(Book().run, workers=2, buffer=3, name="store") as workers:
+            for item in range(4):
+                workers.send_nowait(item)
+            await trio.sleep_forever()
+    assert repr(workers) == "<trioresil.Workers 'store' 0/2 busy, 4 unfinished, closed>"
 
 
 def test_statistics_and_repr_work_outside_of_a_run() -> None:

@@ -41,7 +41,7 @@ class House:
         assert now.queued <= self.buffer
         assert now.busy <= self.size
         assert not (now.sending and now.queued < self.buffer)
-        assert not (now.sending or now.queued) or now.busy >= now.workers or self.workers._crew._is_over
+        assert not (now.sending or now.queued) or now.busy >= now.workers or self.workers._crew.is_over
         assert self.book.inside == now.busy - now.delivering
 
     async def send(self, item: Any) -> None:

@@ -57,6 +57,8 @@ async def maps_know_items_and_values() -> None:
         async for outcome in outcomes:
             assert_type(outcome, trioresil.Outcome[str, bytes])
         assert_type(outcomes.unfinished, list[str])
+        outcomes.resize(5)
+        outcomes.resize("5")  # type: ignore[arg-type]
     async with trioresil.map_concurrently(fetch, urls(), ordered=True) as outcomes:
         assert_type(outcomes, trioresil.ConcurrentMap[str, bytes])
 

@@ -62,7 +62,7 @@ async def test_before_the_first_results_it_is_not_ready_but_alive(autojump_clock
         assert body["checks"]["api:responseTime"] == [
             {"componentId": "api", "status": "fail", "state": "unknown", "output": "not known yet"}
         ]
-        assert await ask(health, "/readyz") == (503, {"status": "fail", "output": "not healthy"})
+        assert await ask(health, "/readyz") == (503, {"status": "fail", "output": "not healthy: api is not"})
         assert (await ask(health, "/livez"))[0] == 200
 
 

@@ -223,7 +223,8 @@ class Attempts:
                     asked = min(asked, longest)
                 if asked and status == PUSHED_BACK:
                     origin.pause(asked)
-                elif asked and breaker is not None:
+                elif asked and breaker is not None and ticket is not None and ticket.counts:
+                    # not for what was let in without a verdict, as a health check is: that must not keep others out
                     breaker.open(asked)  # before the verdict, which is stale then: open for just so long
         finally:
             if breaker is not None and ticket is not None:

@@ -154,28 +154,24 @@ class Latencies:
         return [ordered[math.ceil(share * len(ordered)) - 1] if ordered else None for share in shares]
 
 
-Member: TypeAlias = tuple[bool, bool, str | None]
+Member: TypeAlias = tuple[str, bool, bool, str | None]
 
 
-def is_all_healthy(members: Iterable[Member], need: Mapping[str, int]) -> bool:
-    """Tell whether the whole is healthy: each critical member is, and in each group as many as it needs.
+def what_lacks(members: Iterable[Member], need: Mapping[str, int]) -> list[str]:
+    """Return what the whole lacks to be healthy, a phrase each; nothing if it is.
 
-    If no member is critical and nothing is needed, every member must be healthy.
+    Each critical member must be healthy, and in each group as many as it needs. If no member is critical and nothing is
+    needed, every member must be healthy.
 
     Args:
-      members (list of (healthy, critical, group)): what is checked.
+      members (list of (name, healthy, critical, group)): what is checked.
       need (dict of group to int): how many of a group must be healthy.
     """
-    found = dict.fromkeys(need, 0)
-    all_healthy = critical_healthy = True
-    any_critical = False
-    for healthy, critical, group in members:
-        all_healthy = all_healthy and healthy
-        if critical:
-            any_critical = True
-            critical_healthy = critical_healthy and healthy
-        if healthy and group in found:
-            found[group] += 1
-    if not any_critical and not need:
-        return all_healthy
-    return critical_healthy and all(found[group] >= least for group, least in need.items())
+    known = list(members)
+    all_count = not need and not any(critical for _, _, critical, _ in known)
+    lacks = [f"{name} is not" for name, healthy, critical, _ in known if not healthy and (critical or all_count)]
+    for group, least in need.items():
+        found = [healthy for _, healthy, _, its_group in known if its_group == group]
+        if sum(found) < least:
+            lacks.append(f"of the group {group!r} {sum(found)} of {len(found)} are, and {least} must be")
+    return lacks

@@ -7,7 +7,8 @@ The law of this file:
 2. Finished is an item whose function returned or raised an Exception. All that ends otherwise, above all by a cancellation, is
    unfinished and can be read from the crew after its end. Nothing is both, and nothing is entered after the cancellation.
 3. A worker is made when there is an item for it and nobody is idle; there are at most `size`. When there are more, because the
-   crew was made smaller, whoever finishes an item retires.
+   crew was made smaller, whoever finishes an item retires. When one was cancelled or has failed, all are about to be: nobody
+   takes an item any more, and the owner is told, so that nobody waits for those who are gone.
 4. When errors are raised, the first is; those that others come to while they are stopped are outcomes without a reader.
 """
 
@@ -70,8 +71,7 @@ class Crew(Generic[I, V]):
       start_soon: starts a task.
       next_item: takes the next item from the owner's queue, NOTHING if it is empty. Synchronous.
       deliver: is given the number of an item, in the order in which items were taken, and its outcome.
-      settled: is called when a worker has become idle or has retired. Synchronous.
-      broke: is called just before an error is raised. Synchronous.
+      settled: is called when a worker has become idle, has retired, or is gone. Synchronous.
     """
 
     def __init__(
@@ -85,7 +85,6 @@ class Crew(Generic[I, V]):
         next_item: Callable[[], I],
         deliver: Callable[[int, Outcome[I, V]], Awaitable[None]],
         settled: Callable[[], None],
-        broke: Callable[[], None],
         name: str,
     ) -> None:
         self.size = size
@@ -93,6 +92,7 @@ class Crew(Generic[I, V]):
         self.last_error: Exception | None = None
         self.undelivered: list[Outcome[I, V]] = []
         self.reporter: Reporter | None = None
+        self.is_over = False
         self._name = name
         self._link = _chain(fn, policy)
         self._raises = on_error == "raise"
@@ -100,9 +100,7 @@ class Crew(Generic[I, V]):
         self._next_item = next_item
         self._deliver = deliver
         self._settled = settled
-        self._broke = broke
         self._is_broken = False  # an error is on its way out
-        self._is_over = False  # a worker was cancelled, so all are: nobody takes the place of those who are gone
         self._taken = 0
         self._workers: set[_Worker[I]] = set()
         self._idle: dict[_Worker[I], None] = {}
@@ -129,7 +127,7 @@ class Crew(Generic[I, V]):
             worker, _ = self._idle.popitem()
             self._give(worker, item)
             reschedule(worker.task)
-        elif len(self._workers) < self.size and not self._is_over:
+        elif len(self._workers) < self.size and not self.is_over:
             worker = _Worker()
             self._workers.add(worker)
             self._give(worker, item)
@@ -145,7 +143,7 @@ class Crew(Generic[I, V]):
             worker, _ = self._idle.popitem()
             self._workers.remove(worker)
             reschedule(worker.task)
-        while len(self._workers) < size and not self._is_over and (item := self._next_item()) is not NOTHING:
+        while len(self._workers) < size and not self.is_over and (item := self._next_item()) is not NOTHING:
             self.hand(item)
 
     def in_hand(self) -> list[I]:
@@ -186,10 +184,11 @@ class Crew(Generic[I, V]):
                 del outcome  # the traceback of its error holds this frame
                 await self._take(worker)
         except BaseException:
-            self._is_over = True
+            self.is_over = True
             self._workers.remove(worker)
             if worker.item is not NOTHING:
                 self._left.append(worker)
+            self._settled()
             raise
 
     def _breaks_at(self, error: Exception) -> bool:
@@ -200,7 +199,6 @@ class Crew(Generic[I, V]):
             return False
         self._is_broken = True
         self._deliver = self._keep
-        self._broke()
         return True
 
     async def _keep(self, number: int, outcome: Outcome[I, V]) -> None:

@@ -8,7 +8,13 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 import trio
-from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, enable_ki_protection
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint,
+    checkpoint_if_cancelled,
+    disable_ki_protection,
+    enable_ki_protection,
+)
 
 from .._kernel.progress import Progress, measure
 from .._links import check_cancelled
@@ -46,6 +52,9 @@ class Shelf(Generic[I, V]):
 
     __slots__ = ("undelivered", "was_read")
 
+    undelivered: list[Outcome[I, V]]
+    was_read: bool
+
     def __init__(self, undelivered: list[Outcome[I, V]]) -> None:
         self.undelivered = undelivered
         self.was_read = False
@@ -65,6 +74,7 @@ class OutcomeChannel(trio.abc.ReceiveChannel[Outcome[I, V]]):
     def __init__(self, receiver: trio.MemoryReceiveChannel[Outcome[I, V]], shelf: Shelf[I, V], /) -> None:
         self._receiver = receiver
         self._shelf = shelf
+        self._is_closed = False
 
     @enable_ki_protection
     async def receive(self) -> Outcome[I, V]:
@@ -84,7 +94,12 @@ class OutcomeChannel(trio.abc.ReceiveChannel[Outcome[I, V]]):
         else:
             await cancel_shielded_checkpoint()
             return outcome
-        return await self._receiver.receive()
+        try:
+            return await self._receiver.receive()
+        except trio.EndOfChannel:
+            # the end of workers that failed is not the end for a reader whom they cancel
+            await checkpoint_if_cancelled()
+            raise
 
     @enable_ki_protection
     def receive_nowait(self) -> Outcome[I, V]:
@@ -106,6 +121,9 @@ class OutcomeChannel(trio.abc.ReceiveChannel[Outcome[I, V]]):
     @enable_ki_protection
     def close(self) -> None:
         """Close this receiver. If it is the last, what is in the channel, and what comes later, is undelivered. Synchronous."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         if self._is_last():
             self._shelf.was_read = True  # nobody has to, any more
         while self._is_last():
@@ -169,7 +187,12 @@ class Reporter:
             return
         done, total = self._count()
         try:
-            self._callback(measure(done, total, trio.current_time() - self._opened_at))
+            _call(self._callback, measure(done, total, trio.current_time() - self._opened_at))
         except Exception:
             _logger.exception("the progress callback %r raised and is switched off", self._callback)
             self._callback = None
+
+
+@disable_ki_protection  # what is called is the user's
+def _call(callback: Callable[[Progress], object], progress: Progress) -> None:
+    callback(progress)

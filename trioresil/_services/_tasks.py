@@ -7,6 +7,10 @@ The law of this file:
    the body stays out of it, and leaves as the object that it was.
 3. A worker's error is kept as it was raised. Alone it leaves bare; with others, or beside an error of the body, in one group.
 4. An error wins over a cancellation that only the workers have seen, as when an outer scope is cancelled while they end.
+5. Whoever waits in `start` is told when the service ends. Until its worker has started, that is under the caller and not in the
+   nursery, which would wait for it, perhaps for ever.
+6. A KeyboardInterrupt finds workers where the service lets it, and never before their first step: they are counted already.
+   So they are protected, and a service that calls what is the user's unprotects that.
 
 Rejected: reading the errors out of Trio's own group, which its scope has by then split: a group that a worker raised would
 come out as another object.
@@ -37,7 +41,7 @@ class Tasks:
       owner (str): what to call the service in messages.
     """
 
-    __slots__ = ("_context", "_errors", "_manager", "_nursery", "_owner", "_task")
+    __slots__ = ("_context", "_ended", "_errors", "_manager", "_nursery", "_owner", "_starting", "_task")
 
     _context: Context
     _manager: AbstractAsyncContextManager[trio.Nursery]
@@ -46,6 +50,8 @@ class Tasks:
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._errors: list[BaseException] = []
+        self._ended: str | None = None  # why nothing is started any more
+        self._starting: set[trio.CancelScope] = set()
         self._task: trio.lowlevel.Task | None = None
 
     @enable_ki_protection
@@ -71,12 +77,33 @@ class Tasks:
     async def start(self, fn: AsyncFunction, *args: Any, name: str | None = None) -> Any:
         """Start a worker, wait until it calls `task_status.started(value)`, and return that value.
 
-        It runs in the caller's context. An error before that comes out here, and leaves the service as it is.
+        It runs in the caller's context. An error before that comes out here, as the object that it was, and leaves the service
+        as it is. If the service ends before that, so does the worker, and this is a RuntimeError.
         """
-        return await self._nursery.start(self._work, fn, args, name=name or name_of(fn))
+        early: list[Exception] = []
+        with trio.CancelScope() as scope:
+            self._starting.add(scope)
+            if self._ended is not None:
+                scope.cancel(reason=self._ended)
+            try:
+                return await self._nursery.start(self._work, fn, args, early, name=name or name_of(fn))
+            except Exception:
+                if early:
+                    raise_again(early[0])  # a group that has come through Trio is another object by now
+                raise
+            finally:
+                self._starting.discard(scope)
+        raise RuntimeError(f"{self._owner} was closed before {name or name_of(fn)} had started")
+
+    def refuse_starts(self, reason: str) -> None:
+        """Cancel every worker that has not started yet, and whoever asks for one from now on by `start`."""
+        self._ended = reason
+        for scope in tuple(self._starting):
+            scope.cancel(reason=reason)
 
     def cancel(self, reason: str) -> None:
         """Cancel the body and every worker."""
+        self.refuse_starts(reason)
         self._nursery.cancel_scope.cancel(reason=reason)
 
     def check_task(self) -> None:
@@ -121,12 +148,16 @@ class Tasks:
         if errors:
             raise_again(errors[0])
 
-    async def _work(self, fn: AsyncFunction, args: tuple[Any, ...], **status: Any) -> None:
+    @enable_ki_protection  # else an interrupt could strike before the worker's first step, which nobody would then count out
+    async def _work(
+        self, fn: AsyncFunction, args: tuple[Any, ...], early: list[Exception] | None = None, **status: Any
+    ) -> None:
         try:
             await fn(*args, **status)
         except Exception as exc:
-            if current_task().parent_nursery is not self._nursery:
-                raise  # not started yet: `start` raises it
+            if early is not None and current_task().parent_nursery is not self._nursery:
+                early.append(exc)  # not started yet: `start` raises it
+                raise
             self._errors.append(exc)
             self.cancel(f"{self._owner}: {name_of(fn)} failed")
 

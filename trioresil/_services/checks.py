@@ -69,7 +69,7 @@ def check_tls(
       port (int, 1 to 65535): the port. Default: 443.
       min_days_left (float, days, >= 0): how long the certificate must still be valid. Default: 14.
       server_hostname (str): the name that the certificate must be for. Default: None, that is host.
-      ssl_context (ssl.SSLContext): whom to trust; it must verify. Default: None, the system's authorities.
+      ssl_context (ssl.SSLContext): whom to trust; it must verify, names too. Default: None, the system's authorities.
 
     Raises (the check):
       CheckFailedError: the certificate is not valid, not this server's, or not for long enough; or the handshake broke off.
@@ -141,5 +141,9 @@ def _check_context(context: Any) -> ssl.SSLContext:
     if context.verify_mode is not ssl.CERT_REQUIRED:
         raise ValueError(
             "ssl_context must verify certificates (verify_mode=ssl.CERT_REQUIRED): without, nothing is known of them"
+        )
+    if not context.check_hostname:
+        raise ValueError(
+            "ssl_context must check names (check_hostname=True): give the certificate's as server_hostname"
         )
     return context

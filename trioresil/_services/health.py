@@ -5,13 +5,15 @@ The law of this file:
 1. Each check has a task of its own, which runs it, waits, and runs it again: a slow one delays no other and never meets itself.
 2. A check's outcome is recorded in the step in which it ends, with all that follows from it: the state, the tied circuit and
    pool, the events, the waiters. Nothing in there awaits, and nothing in there calls a check or a subscriber.
-3. Whatever a check raises is its outcome. A cancellation is none; nor is what a check raises when its monitor is being left.
+3. Whatever a check raises is its outcome. A cancellation is none; nor is what a check raises when its monitor is being left;
+   nor a mistake in the program that no repetition mends, such as a check that isn't async: that ends the monitor.
 4. Whoever is unwatched is forgotten in the same step: its isolation is released, its waiters are told, and a check that still
    runs is cancelled and not recorded.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import random
@@ -35,10 +37,11 @@ from trio.lowlevel import (
 
 from .. import _instruments
 from .._checks import chance, flag, seconds, text, whole
-from .._errors import CheckFailedError, TimedOutError, in_another_run
+from .._errors import CheckFailedError, NotAwaitableError, TimedOutError, in_another_run, is_usage_error
 from .._events import HealthChanged, HealthStatus
-from .._kernel.health import Health, HealthState, Latencies, Result, is_all_healthy
+from .._kernel.health import Health, HealthState, Latencies, Result, what_lacks
 from .._links import check_cancelled, refuse_generators
+from .._notes import name_of, shown
 from .._policies.circuit_breaker import CircuitBreaker, Isolation, checked_breaker
 from ._tasks import Tasks
 
@@ -109,7 +112,8 @@ class open_health_monitor:
     have been released before.
 
     Raises:
-      Exception: what a bug of the monitor itself raises, bare, in the block. What checks raise is in their status.
+      Exception: what a bug of the monitor itself raises, bare, in the block; and a mistake in the program, such as a check that
+        isn't async. What else checks raise is in their status.
 
     Source: HAProxy's and keepalived's `rise` and `fall`; Kubernetes' probes.
     """
@@ -234,6 +238,7 @@ class HealthMonitor:
 
         Raises:
           ValueError: the name is watched already, or an argument is out of range.
+          TypeError: an argument is of another kind, as a check that wants arguments.
           RuntimeError: the monitor is closed.
         """
         options = self._options
@@ -291,8 +296,13 @@ class HealthMonitor:
 
         What has not been found out yet is not healthy. A monitor that watches and needs nothing is.
         """
-        members = ((each.health.state.is_healthy, each.critical, each.group) for each in self._watches.values())
-        return is_all_healthy(members, self._options._need)
+        return not self.what_lacks()
+
+    def what_lacks(self) -> list[str]:
+        """Return what keeps the whole from being healthy, a phrase each, as "db is not"; nothing if it is healthy."""
+        watches = self._watches.values()
+        members = ((each.name, each.health.state.is_healthy, each.critical, each.group) for each in watches)
+        return what_lacks(members, self._options._need)
 
     def healthy_in(self, group: str) -> list[str]:
         """Return the names of the healthy checks of a group, in the order of watching."""
@@ -336,7 +346,7 @@ class HealthMonitor:
         """
         subscriber = _Subscriber(whole("buffer", buffer))
         self._check_open()
-        self._subscribers.append(subscriber)
+        self._subscribers = [each for each in self._subscribers if each.is_heard] + [subscriber]
         return subscriber.channel
 
     def statistics(self) -> HealthMonitorStatistics:
@@ -347,7 +357,7 @@ class HealthMonitor:
             draining=self.draining,
             running=self._is_open and all(each.has_task for each in self._watches.values()),
             checks={name: each.status() for name, each in self._watches.items()},
-            subscribers=sum(each.sender.statistics().open_receive_channels > 0 for each in self._subscribers),
+            subscribers=sum(each.is_heard for each in self._subscribers),
             missed=self._missed,
         )
 
@@ -389,6 +399,8 @@ class HealthMonitor:
                 result = await _call(watch.check)
                 ended = True
         except Exception as exc:
+            if is_usage_error(exc):
+                raise
             await checkpoint_if_cancelled()  # what it raises because it is being cancelled says nothing
             trace = exc.__traceback__
             return exc.with_traceback(trace and trace.tb_next)  # without this frame, which the error would keep alive
@@ -432,7 +444,7 @@ class HealthMonitor:
         try:
             self._missed += subscriber.send(change)
         except trio.BrokenResourceError:  # it has closed the channel
-            self._subscribers.remove(subscriber)
+            self._subscribers = [each for each in self._subscribers if each is not subscriber]
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
@@ -475,6 +487,11 @@ class _Subscriber:
     def __init__(self, buffer: int) -> None:
         self.sender, self.channel = trio.open_memory_channel[HealthChanged](buffer)
         self.late: HealthChanged | None = None
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the receiver is open."""
+        return self.sender.statistics().open_receive_channels > 0
 
     def send(self, change: HealthChanged | None) -> int:
         """Send a change after the one that is late, if there is room. Return how many were lost for good."""
@@ -582,11 +599,20 @@ class _Watch:
 
 @disable_ki_protection  # what is called is the user's
 async def _call(check: Check) -> object:
-    return await check()
+    result = check()
+    if not inspect.isawaitable(result):
+        raise NotAwaitableError(f"check must be an async function, but {name_of(check)} returned {shown(result)}")
+    return await result
 
 
 def _check_function(check: Any) -> Check:
     refuse_generators(check)
+    try:
+        inspect.signature(check).bind()
+    except TypeError as exc:
+        raise TypeError(f"check must be an async function without arguments, not {shown(check)}: {exc}") from None
+    except ValueError:
+        pass  # it doesn't tell its signature
     return check  # type: ignore[no-any-return]
 
 
@@ -607,4 +633,6 @@ def _check_breaker(breaker: Any) -> CircuitBreaker | None:
 def _check_pool(pool: Any) -> Any:
     if pool is not None and not callable(getattr(pool, "retire", None)):
         raise TypeError(f"pool must be a Pool, or have a method retire(), or be None, not {pool!r}")
+    if pool is not None and inspect.iscoroutinefunction(pool.retire):
+        raise TypeError(f"pool must have a synchronous method retire(), and that of {pool!r} is async")
     return pool

@@ -5,13 +5,17 @@ The law of this file:
 1. Each item that was taken from `items` is in one place: unfinished, undelivered, or read.
 2. At most 2 · workers items are taken and not read, so that memory doesn't grow with a slow reader, nor with one slow item
    when the order is kept.
-3. One task takes the items, from first to last, so that an async generator runs in one task. It is not closed: what was not
-   taken is still in it.
-4. An error of `items` comes after the outcomes of all that was taken before it.
+3. One task takes the items, from first to last, so that an async generator runs in one task. It is not closed, but what it
+   waits for is cancelled with it: an iterator goes on where it was, a generator is finished.
+4. An error of `items` comes after the outcomes of all that was taken before it. Whoever reads meets it, once; if nobody does,
+   it leaves the block as that of a task does.
+5. The outcomes end in the step in which there can't be any more, also if the workers were cancelled: a body that is shielded
+   does not end before.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sized
 from types import TracebackType
@@ -19,10 +23,17 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
-from trio.lowlevel import ParkingLot, disable_ki_protection, enable_ki_protection
+from trio.lowlevel import (
+    ParkingLot,
+    checkpoint_if_cancelled,
+    current_clock,
+    disable_ki_protection,
+    enable_ki_protection,
+)
 
 from .. import _instruments
 from .._checks import flag, text, whole
+from .._errors import in_another_run
 from .._kernel.progress import Progress
 from .._notes import raise_again
 from ..abc import Policy
@@ -82,7 +93,7 @@ class map_concurrently(Generic[I, V]):
     Args:
       async_fn (async (item) -> value): what to run for each item.
       items (iterable or async iterable): the items. At most 2 · workers are taken ahead of the reader. An error that it raises
-        comes after the outcomes of the items before it; if the block ends before that was seen, it comes out there.
+        comes after the outcomes of the items before it; if the block ends before anybody has met it, it comes out there.
       workers (int >= 1): most items at once. Default: 10.
       ordered (bool): outcomes in the order of the items, not in that in which they end. Default: False.
       policy (Policy): goes around each item; its parts are shared as ever. Default: None.
@@ -94,7 +105,8 @@ class map_concurrently(Generic[I, V]):
         logged, and it is not called again. Default: None.
       name (str): name in statistics and messages. Default: "map".
 
-    Cancellation: entering is no checkpoint. Leaving cancels the functions and waits until they have ended.
+    Cancellation: entering is no checkpoint. Leaving cancels the functions and waits until they have ended; nothing is taken from
+      `items` after that.
 
     Raises:
       Exception: what `items` raised; with on_error="raise" what a function raised; with either a mistake in the program, such as
@@ -139,17 +151,11 @@ class map_concurrently(Generic[I, V]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:  # plain bool: checkers would think that a block may swallow
         self._tasks.check_task()
-        of_items = self._map._take_error() if error is None else None
         try:
-            swallowed = await self._tasks.__aexit__(
-                kind if of_items is None else type(of_items), error or of_items, traceback
-            )
-            if of_items is not None:
-                raise_again(of_items)
-            return swallowed
+            return await self._tasks.__aexit__(kind, error, traceback)
         finally:
             self._map._end()
-            del error, of_items  # their tracebacks hold this frame
+            del error  # its traceback holds this frame
 
 
 class ConcurrentMap(Generic[I, V]):
@@ -172,20 +178,20 @@ class ConcurrentMap(Generic[I, V]):
             next_item=self._next_item,
             deliver=self._deliver,
             settled=self._settled,
-            broke=self._settled,
             name=self.name,
         )
         self._ahead = 2 * options._size
         self._items: deque[I] = deque()
         self._taken = self._unread = self._read = 0
         self._total: int | None = None
-        self._is_exhausted = False
+        self._is_fed = False  # there are no more items, or they will not be taken
         self._error: Exception | None = None  # of the items, until somebody has seen it
         self._room = ParkingLot()
         self._ordered = options._ordered
         self._due = 0  # the number of the outcome that is next, if the order is kept
         self._early: dict[int, Outcome[I, V]] = {}
-        self._sender, self._receiver = trio.open_memory_channel[Outcome[I, V]](self._ahead)
+        # it needs no bound of its own: `_ahead` is one
+        self._sender, self._receiver = trio.open_memory_channel[Outcome[I, V]](math.inf)
 
     def __aiter__(self) -> ConcurrentMap[I, V]:
         return self
@@ -195,11 +201,16 @@ class ConcurrentMap(Generic[I, V]):
         """Wait for the next outcome.
 
         Cancellation: a full checkpoint. If it raises, nothing was taken.
+
+        Raises:
+          Exception: what `items` raised, once, after all outcomes.
+          trio.ClosedResourceError: the block has ended.
         """
         try:
             outcome = await self._receiver.receive()
         except trio.EndOfChannel:
-            pass
+            # the end of workers that failed is not the end for a reader whom they cancel
+            await checkpoint_if_cancelled()
         else:
             self._unread -= 1
             self._read += 1
@@ -222,6 +233,22 @@ class ConcurrentMap(Generic[I, V]):
     def undelivered(self) -> list[Outcome[I, V]]:
         """Outcomes that nobody read; complete after the block."""
         return list(self._crew.undelivered)
+
+    @enable_ki_protection
+    def resize(self, workers: int) -> None:
+        """Change how many items may be in hand at once, and so how many are taken ahead. Synchronous.
+
+        A worker too many finishes its item and retires.
+
+        Args:
+          workers (int >= 1): most items at once.
+        """
+        size = whole("workers", workers)
+        if current_clock() is not self._clock:
+            raise in_another_run(repr(self.name))
+        self._ahead = 2 * size
+        self._crew.resize(size)
+        self._room.unpark()
 
     def statistics(self) -> ConcurrentMapStatistics:
         """Return a snapshot; works outside of a run."""
@@ -248,23 +275,41 @@ class ConcurrentMap(Generic[I, V]):
 
     @enable_ki_protection
     async def _feed(self, items: Any, take: Callable[[Any], Awaitable[I]]) -> None:
+        """Take the items; raise their error at the end if nobody has met it."""
+        try:
+            await self._take_all(items, take)
+        except Exception as exc:
+            self._error = exc
+        finally:
+            self._is_fed = True
+            self._settled()
+        if self._error is None:
+            return
+        try:
+            await trio.sleep_forever()
+        finally:
+            error = self._take_error()
+            try:
+                if error is not None:
+                    raise_again(error)
+            finally:
+                del error  # its traceback holds this frame
+
+    async def _take_all(self, items: Any, take: Callable[[Any], Awaitable[I]]) -> None:
         """Take items while there is room, until there are no more."""
         while True:
+            await checkpoint_if_cancelled()
             while self._taken - self._read >= self._ahead:
                 await self._room.park()
-            try:
-                item = await take(items)
-            except Exception as exc:
-                self._error = exc
-                break
+            item = await take(items)
             if item is NOTHING:
                 break
             self._taken += 1
             if not self._crew.hand(item):
                 self._items.append(item)
-        self._is_exhausted = True
+        if self._total != self._taken and self._crew.reporter is not None:
+            self._crew.reporter.changed()
         self._total = self._taken
-        self._settled()
 
     def _next_item(self) -> I:
         return self._items.popleft() if self._items else NOTHING
@@ -282,8 +327,8 @@ class ConcurrentMap(Generic[I, V]):
             self._due += 1
 
     def _settled(self) -> None:
-        """Let the outcomes end if there can't be any more."""
-        if self._is_exhausted and not self._items and not self._crew.busy:
+        """Let the outcomes end if there can't be any more: items are queued only while workers are busy."""
+        if not self._crew.busy and (self._crew.is_over or self._is_fed):
             self._sender.close()
 
     def _take_error(self) -> Exception | None:
@@ -296,6 +341,7 @@ class ConcurrentMap(Generic[I, V]):
     def _open(self, items: Any, take: Callable[[Any], Awaitable[I]], total: int | None) -> None:
         if _instruments.installed:
             _instruments.announce(self)
+        self._clock = current_clock()
         self._total = total
         if self._progress is not None:
             self._crew.reporter = Reporter(self._progress, lambda: (self._crew.done, self._total))

@@ -30,6 +30,7 @@ from trio.lowlevel import (
     cancel_shielded_checkpoint,
     checkpoint,
     current_clock,
+    disable_ki_protection,
     enable_ki_protection,
 )
 
@@ -167,7 +168,7 @@ class open_shutdown:
         self._signals = _check_signals(signals)
         self._lead = seconds("lead", lead, finite=True)
         self._grace = seconds("grace", grace)
-        if health is not None and not hasattr(health, "draining"):
+        if health is not None and not _is_settable(health):
             raise TypeError(f"health must be an object with a settable `draining`, a HealthMonitor, not {health!r}")
         self._health = health
         self._shutdown: Shutdown | None = None
@@ -373,7 +374,7 @@ class Shutdown:
 
     async def _watch(self, drain: _Drain) -> None:
         try:
-            await drain.drainable.wait_drained()
+            await _wait_drained(drain.drainable)
         except Exception as exc:
             drain.error = exc
         drain.settled_at = self._clock.current_time()
@@ -403,7 +404,7 @@ class Shutdown:
         self._go_on()
         if self.phase == "cancelled":
             await self._let_them_look(checkpoint)
-        if self.phase == "cancelled":  # the block may have been left meanwhile
+        if self.phase == "cancelled" and self._stopped_at == math.inf:  # the block may have been left meanwhile
             self._stopped_at = self._clock.current_time()
             reason = f"{self.name}: {self._course.cancel_reason}"
             self._emit(ShutdownCancelled, reason=reason, running=tuple(each.name for each in self._running()))
@@ -479,6 +480,12 @@ def _receive(owner: str, signals: frozenset[signal.Signals]) -> Any:
                 del caught[each]
 
 
+def _is_settable(health: object) -> bool:
+    """Tell whether its `draining` is there, and no property that can only be read: at the signal it is too late to find out."""
+    declared = getattr(type(health), "draining", None)
+    return hasattr(health, "draining") and not (isinstance(declared, property) and declared.fset is None)
+
+
 def _check_signals(signals: Any) -> frozenset[signal.Signals]:
     wanted = "signals must be an iterable of signals that can be caught, as {SIGTERM, SIGINT}, or empty"
     if isinstance(signals, (str, bytes)) or not isinstance(signals, Iterable):
@@ -495,3 +502,8 @@ def _check_signals(signals: Any) -> frozenset[signal.Signals]:
         if each.name in ("SIGKILL", "SIGSTOP"):
             raise ValueError(f"{wanted}, not one with {each.name}")
     return frozenset(found)
+
+
+@disable_ki_protection  # what is called is the user's
+async def _wait_drained(drainable: Drainable) -> None:
+    await drainable.wait_drained()

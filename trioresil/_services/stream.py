@@ -43,7 +43,7 @@ from trio.lowlevel import (
 
 from .. import _instruments
 from .._checks import chance, one_of, seconds, text, whole
-from .._errors import NotAwaitableError, RejectedError, TimedOutError, in_another_run
+from .._errors import NotAwaitableError, RejectedError, TimedOutError, in_another_run, outside_trio
 from .._events import StreamBroken, StreamConnected, StreamGaveUp
 from .._failures import On, check_on, failure_test
 from .._kernel.backoff import Backoff, as_backoff, exponential
@@ -82,7 +82,7 @@ class StreamStatistics:
     resume: Any
     """The last token; None: there is none yet."""
     last_error: Exception | None
-    """What ended a session last, if it raised or fell silent. None: nothing yet."""
+    """What ended the stream, or before that what ended a session last, if it raised or fell silent. None: nothing yet."""
 
 
 class open_stream(Generic[T]):
@@ -102,7 +102,11 @@ class open_stream(Generic[T]):
                 while True:
                     await link.send_item(await ws.get_message())
 
-        async with trioresil.open_stream(session, on=(OSError, ConnectionClosed, HandshakeError)) as stream:
+        def is_passing(error: Exception) -> bool:  # a refusal, as a 401, is a HandshakeError too
+            broken = (OSError, ConnectionClosed, HandshakeError)
+            return isinstance(error, broken) and not isinstance(error, ConnectionRejected)
+
+        async with trioresil.open_stream(session, on=is_passing) as stream:
             async for item in stream:
                 ...
 
@@ -125,7 +129,8 @@ class open_stream(Generic[T]):
         connection back, or drop an item, which is counted. "drop_oldest" needs a buffer of 1 at least. Default: "wait".
       resume (anything): a token to begin with, from an earlier run of the program. Default: None.
       limit (TokenBucket): each session waits for a token first. Shared by many streams it spreads their dials when a server
-        comes back. The wait is no silence, and a rejection counts as a session that broke. Default: None.
+        comes back. The wait is no silence. A rejection counts as a session that broke; the next begins after its
+        `retry_after`, if that is later than the back-off says. Default: None.
       rng (random.Random): chance, for the back-off. Default: None, seeded by the system.
       name (str): its name in errors, events and statistics. Default: "stream".
 
@@ -179,7 +184,10 @@ class open_stream(Generic[T]):
     async def __aenter__(self) -> Stream[T]:
         if self._stream is not None:
             raise RuntimeError(f"{self.name}: this stream was opened already: call open_stream() for each `async with`")
-        stream = Stream(self)
+        try:
+            stream = Stream(self)
+        except RuntimeError as exc:
+            raise outside_trio(exc) from None
         await stream._tasks.__aenter__()
         self._stream = stream
         stream._open()
@@ -407,6 +415,7 @@ class Stream(Generic[T]):
         self._last_error: Exception | None = None
         self._failure: Exception | None = None  # the last error since the last item
         self._end_error: Exception | None = None  # what ended the stream
+        self._end_traceback: TracebackType | None = None  # as it was then, for it may be raised many times
         self._is_met = self._is_closed = False
 
     # -- for users -------------------------------------------------------------------------------------------------------
@@ -497,6 +506,7 @@ class Stream(Generic[T]):
     async def _run(self) -> None:
         try:
             while (over := await self._run_session()).is_followed:
+                await checkpoint_if_cancelled()  # which the session may have turned into an error that matches
                 delay = self._plan(over)
                 _instruments.emit(
                     StreamBroken,
@@ -510,7 +520,8 @@ class Stream(Generic[T]):
         except Exception as exc:
             if self._is_closed:
                 raise
-            self._end_error = exc
+            self._end_error, self._end_traceback = exc, exc.__traceback__
+            self._last_error = exc
         except BaseException:
             self._tasks.cancel(f"{self.name}: its session was cut off")  # first, so that whoever can be cancelled is
             self._end_error, self._is_met = trio.ClosedResourceError(f"{self.name}: the stream was cancelled"), True
@@ -538,10 +549,24 @@ class Stream(Generic[T]):
                 await _call(options._session, link)
         except Exception as exc:
             error = exc
+        except BaseExceptionGroup as group:
+            self._raise_cut_off(group)
         finally:
             link._end()
             self._state = "waiting"
         return self._judge(link, error)
+
+    def _raise_cut_off(self, group: BaseExceptionGroup) -> NoReturn:
+        """Raise a session's cancellation without what it broke by on its way out, as a bare error that matches isn't raised."""
+
+        def is_broken(error: BaseException) -> bool:
+            return isinstance(error, Exception) and self._options._is_failure(error)
+
+        if group.subgroup(trio.Cancelled) is not None:
+            rest = group.split(is_broken)[1]
+            assert rest is not None
+            group = rest
+        raise_again(group)
 
     def _judge(self, link: StreamLink[T], error: Exception | None) -> _Over:
         reason: Reason = "returned" if error is None else "failed"
@@ -585,7 +610,7 @@ class Stream(Generic[T]):
             raise trio.ClosedResourceError(f"{self.name}: the block of this stream has been left")
         if self._end_error is not None:
             self._is_met = True
-            raise_again(self._end_error)
+            raise_again(self._end_error.with_traceback(self._end_traceback))
         raise finished
 
     def _wake_readers(self) -> None:
@@ -611,8 +636,13 @@ class _Over:
 
 
 def _came_of_cancellation(error: BaseException | None) -> bool:
-    """Tell whether an error was raised while a cancellation was handled: its own deadline may have passed in the same instant."""
+    """Tell whether an error was raised while a cancellation was handled: its own deadline may have passed in the same instant.
+
+    A group came of it if all that is in it did.
+    """
     while error is not None and not isinstance(error, trio.Cancelled):
+        if isinstance(error, BaseExceptionGroup) and all(map(_came_of_cancellation, error.exceptions)):
+            return True
         error = error.__context__
     return error is not None
 

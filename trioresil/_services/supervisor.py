@@ -14,6 +14,7 @@ The law of this file:
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
@@ -71,7 +72,7 @@ class SupervisorStatistics:
     children: tuple[ChildStatistics, ...]
     """The children, in the order in which they were declared. One that has ended is not among them."""
     restarts: int
-    """How often a child has been run again, all together."""
+    """How often a child has been run again, all together: by hand and with a sibling too, which the limit doesn't count."""
     ended: int
     """How many children have ended: returned, stopped, or failed with restart="never"."""
     last_error: Exception | None
@@ -253,27 +254,26 @@ class Supervisor:
           *args: its positional arguments.
           restart ("always", "on_failure", "never"): when it is run again: also if it returns, if it raises an Exception, or
             not at all. Default: "always".
-          name (str): its name, unlike that of any other child. Default: None, the function's name.
+          name (str): its name, unlike that of any other child. Default: None, the function's, with a number if that is taken.
 
         Cancellation: if this raises, also by cancellation, no child is left; it waits for that, shielded.
 
         Raises:
           Exception: what `fn` raised before it called `started()`, bare. The other children go on.
-          RuntimeError: `fn` returned before it called `started()`, or the supervisor is closed.
+          RuntimeError: `fn` returned before it called `started()`; or the supervisor is closed, or was closed before that.
+          TypeError: `fn` can't be called so, as one without a task_status.
           ValueError: another child has this name.
         """
         child = self._declare(fn, args, restart, name, has_status=True)
         try:
             return await self._tasks.start(functools.partial(self._keep, child), name=child.name)
-        except BaseException as exc:
+        except BaseException:
             child.is_leaving = True
             if child.has_joined:
                 child.run.cancel(f"{self.name}: start({child.name!r}) has failed")
                 child.called.set()
                 with trio.CancelScope(shield=True):
                     await child.gone.wait()
-            elif isinstance(exc, Exception) and child.last_error is not None:
-                raise_again(child.last_error)  # a group that has come through Trio is another object by now
             raise
         finally:
             if not child.has_joined:
@@ -293,10 +293,11 @@ class Supervisor:
           *args: its positional arguments.
           restart ("always", "on_failure", "never"): when it is run again: also if it returns, if it raises an Exception, or
             not at all. Default: "on_failure".
-          name (str): its name, unlike that of any other child. Default: None, the function's name.
+          name (str): its name, unlike that of any other child. Default: None, the function's, with a number if that is taken.
 
         Raises:
           RuntimeError: the supervisor is closed.
+          TypeError: `fn` can't be called so, as one that needs a task_status.
           ValueError: another child has this name.
         """
         child = self._declare(fn, args, restart, name, has_status=False)
@@ -396,11 +397,14 @@ class Supervisor:
 
     async def _stop_all(self) -> None:
         """Ask all children to stop, and wait for those that listen."""
+        reason = f"{self.name}: the body has ended"
+        self._tasks.refuse_starts(reason)
         if self._round is not None:
-            self._round.scope.cancel(reason=f"{self.name}: the body has ended")
+            self._round.scope.cancel(reason=reason)
         waiting_for = []
         for child in self._members():
             child.is_leaving = True
+            child.run.stop.set()  # also for those that begin to listen while others are waited for
             if child.run.is_listening:
                 child.run.ask_to_stop()
                 waiting_for.append(child.run)
@@ -424,6 +428,7 @@ class Supervisor:
         name = self._default_name(fn) if name is None else text("name", name)
         if name in self._children:
             raise ValueError(f"name must be unlike that of any other child of {self.name}, not {name!r}")
+        _check_fit(fn, args, has_status=has_status)
         intensity, pauses = self._group or self._options._new_limits()
         child = self._children[name] = Child(name, fn, args, restart, has_status, intensity, pauses)
         return child
@@ -474,7 +479,6 @@ class Supervisor:
                     if error is None or not child.has_joined:
                         raise
                 if error is not None and (not child.has_joined or is_usage_error(error)):
-                    child.last_error = error
                     raise_again(error)
                 goes_on = child.has_joined and await self._goes_on(child, error)
                 hand_on = error = None
@@ -619,3 +623,21 @@ def _describe(child: Child, now: float) -> ChildStatistics:
         last_error=child.last_error,
         supervisors=tuple(each.statistics() for each in child.run.supervisors),
     )
+
+
+def _check_fit(fn: AsyncFunction, args: tuple[Any, ...], *, has_status: bool) -> None:
+    """Refuse a call that can't be made: no run of it would ever begin."""
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return  # it doesn't tell
+    try:
+        signature.bind(*args, **({"task_status": None} if has_status else {}))
+    except TypeError as exc:
+        takes_status = "task_status" in signature.parameters
+        advice = ""
+        if has_status and not takes_status:
+            advice = ": it takes no task_status, so use start_soon"
+        elif takes_status and not has_status:
+            advice = ": it takes a task_status, so use start"
+        raise TypeError(f"{name_of(fn)}{signature} can't be called with these arguments ({exc}){advice}") from None

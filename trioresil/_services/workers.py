@@ -6,7 +6,8 @@ The law of this file:
    unfinished, at any moment and after any end.
 2. Nobody passes: who waits to send is let in first, in the step in which there is room.
 3. An outcome is with its worker, in the channel, read, or undelivered. Closing the last receiver takes what is in the channel.
-4. What would wait for ever because nobody reads, or because nobody is left to work, is told so.
+4. What would wait for ever because nobody reads, or because nobody is left to work, is told so: in the step in which the last
+   that could have helped is gone, since a body that is shielded does not end before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from trio.lowlevel import (
     Task,
     cancel_shielded_checkpoint,
     checkpoint,
+    checkpoint_if_cancelled,
     current_clock,
     current_task,
     enable_ki_protection,
@@ -58,7 +60,7 @@ class WorkersStatistics:
     delivering: int
     """Those of them that wait for room among the results."""
     queued: int
-    """Accepted items that wait for a worker."""
+    """Accepted items that wait for a worker, or waited when the workers were cancelled."""
     sending: int
     """Tasks that wait to send; their items are not accepted yet."""
     accepted: int
@@ -121,6 +123,8 @@ class open_workers(Generic[I, V]):
     Cancellation: entering is no checkpoint. Leaving waits for what was sent; cancelled then, it cancels the workers.
 
     Raises:
+      RuntimeError: leaving would wait for ever: a clone of `results` is open, all workers wait for room, and nobody has ever
+        read one.
       Exception: with on_error="raise" what a function raised; with either a mistake in the program, such as a function that isn't
         async.
     """
@@ -163,7 +167,7 @@ class open_workers(Generic[I, V]):
         self._workers._close()
         try:
             if error is None:
-                await self._workers._finish()
+                await self._workers._wait_until_drained()
         except BaseException as exc:  # a cancellation, maybe because a worker failed
             if not await self._leave(exc):
                 raise
@@ -224,16 +228,14 @@ class Workers(Generic[I, V]):
             next_item=self._next_item,
             deliver=self._deliver,
             settled=self._settled,
-            broke=self._stop,
             name=self.name,
         )
         self._buffer = options._buffer
         self._items: deque[I] = deque()
         self._senders: OrderedDict[Task, _Sending[I]] = OrderedDict()
         self._accepted = self._rejected = self._delivered = 0
-        self._delivering = self._sending_themselves = (
-            0  # workers that wait: to deliver, and in a `send` of their function
-        )
+        self._delivering = 0  # workers that wait for room among the results
+        self._sending_themselves = 0  # workers that wait in a `send` of their function
         self._is_closed = False
         self._drained = ParkingLot()
         self._sender: trio.MemorySendChannel[Outcome[I, V]] | None = None
@@ -272,7 +274,7 @@ class Workers(Generic[I, V]):
         Cancellation: a full checkpoint. If it raises, the item was not accepted.
 
         Raises:
-          PoolClosedError: admission is closed, or the block was left by an error in the meantime.
+          PoolClosedError: admission is closed, or the workers were cancelled, or one has failed, in the meantime.
           RuntimeError: this would wait for ever: it is called where the workers were opened, all of them wait for room among
             results that nobody has ever read; or it is called by a function that they run, and all of them wait in here.
         """
@@ -325,15 +327,15 @@ class Workers(Generic[I, V]):
         Cancellation: a full checkpoint; nothing changes.
 
         Raises:
-          RuntimeError: this would wait for ever, as for `send`.
+          RuntimeError: this would wait for ever, as for `send`; or it is called by a function that they run.
         """
         await check_cancelled()
+        if self._crew.is_at_work():
+            await self._refuse(NestingError(f"{self.name}: a function that they run would wait for itself to end"))
         if self._is_drained():
             await cancel_shielded_checkpoint()
-        while not self._is_drained():
-            if current_task() is self._opener and self._is_unread():
-                await self._refuse(self._unread_error())
-            await self._drained.park()
+        await self._wait_until_drained()
+        await checkpoint_if_cancelled()  # maybe they were cancelled, or failed, and so is this
 
     def statistics(self) -> WorkersStatistics:
         """Return a snapshot; works outside of a run."""
@@ -358,6 +360,8 @@ class Workers(Generic[I, V]):
     def __repr__(self) -> str:
         closed = ", closed" if self._is_closed else ""
         waiting = f"{len(self._items)} queued, {len(self._senders)} sending"
+        if self._crew.is_over and (left := len(self.unfinished)):
+            waiting = f"{left} unfinished"
         return f"<trioresil.Workers {self.name!r} {self._crew.busy}/{self._crew.size} busy, {waiting}{closed}>"
 
     # -- the way in ------------------------------------------------------------------------------------------------------
@@ -447,6 +451,8 @@ class Workers(Generic[I, V]):
 
     def _settled(self) -> None:
         """Look, after a step, whether that was the last of the work, or whether nothing can move any more."""
+        if self._crew.is_over:
+            self._stop()
         if self._is_drained():
             self._drained.unpark_all()
             if self._is_closed and self._sender is not None:
@@ -476,8 +482,10 @@ class Workers(Generic[I, V]):
             self._results.close()
         self._settled()
 
-    async def _finish(self) -> None:
+    async def _wait_until_drained(self) -> None:
         while not self._is_drained():
+            if current_task() is self._opener and self._is_unread():
+                await self._refuse(self._unread_error())
             await self._drained.park()
 
     def _stop(self) -> None:
@@ -487,7 +495,6 @@ class Workers(Generic[I, V]):
             self._answer(next(iter(self._senders)), "closed")
 
     def _end(self) -> None:
-        self._settled()
         if self._crew.reporter is not None:
             self._crew.reporter.finish()
 

@@ -60,7 +60,8 @@ def health_app(monitor: HealthMonitor) -> Starlette:
     async def readyz(_request: Request) -> Response:
         if monitor.draining:
             return _answer("fail", output="draining")
-        return _answer("pass") if monitor.healthy else _answer("fail", output="not healthy")
+        lacks = monitor.what_lacks()
+        return _answer("fail", output=f"not healthy: {'; '.join(lacks)}") if lacks else _answer("pass")
 
     async def livez(_request: Request) -> Response:
         running = monitor.statistics().running
