@@ -26,7 +26,7 @@ import trio
 
 from .._errors import CheckFailedError, TimedOutError, in_seconds
 from .._events import HealthStatus
-from .._kernel.health import HealthState, is_all_healthy
+from .._kernel.health import HealthState, what_lacks
 from .._redaction import one_line, safe_error
 from .._services.checks import check_dns, check_tcp, check_tls
 from .._services.health import HealthMonitor, open_health_monitor
@@ -85,8 +85,10 @@ class Watching:
 
     @property
     def healthy(self) -> bool:
-        members = ((each.state.is_healthy, each.target.critical, each.target.group) for each in self.watched)
-        return is_all_healthy(members, self.need)
+        members = (
+            (each.target.name, each.state.is_healthy, each.target.critical, each.target.group) for each in self.watched
+        )
+        return not what_lacks(members, self.need)
 
 
 class Display(Protocol):
