@@ -10,11 +10,14 @@ from ._errors import BulkheadFullError as BulkheadFullError
 from ._errors import CheckFailedError as CheckFailedError
 from ._errors import CircuitIsolatedError as CircuitIsolatedError
 from ._errors import CircuitOpenError as CircuitOpenError
+from ._errors import LeaseLostError as LeaseLostError
 from ._errors import PoolClosedError as PoolClosedError
 from ._errors import PoolFullError as PoolFullError
 from ._errors import RateLimitedError as RateLimitedError
 from ._errors import RejectedError as RejectedError
 from ._errors import RestartLimitError as RestartLimitError
+from ._errors import SharedStateError as SharedStateError
+from ._errors import SharedStateUnavailableError as SharedStateUnavailableError
 from ._errors import TimedOutError as TimedOutError
 from ._errors import TrioresilError as TrioresilError
 from ._events import AdmissionClosed as AdmissionClosed
@@ -40,6 +43,8 @@ from ._events import HealthStatus as HealthStatus
 from ._events import PolicySeen as PolicySeen
 from ._events import RetryGaveUp as RetryGaveUp
 from ._events import RetryScheduled as RetryScheduled
+from ._events import SharedStateLost as SharedStateLost
+from ._events import SharedStateRestored as SharedStateRestored
 from ._events import ShutdownCancelled as ShutdownCancelled
 from ._events import ShutdownRequested as ShutdownRequested
 from ._events import StreamBroken as StreamBroken

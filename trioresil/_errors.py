@@ -185,6 +185,62 @@ class RestartLimitError(TrioresilError):
         return f"{self.policy}: child {self.child!r} ended again after {times} within {in_seconds(self.within)}"
 
 
+class SharedStateError(TrioresilError):
+    """State that processes share can't be used: wrong type at the key, no permission, or another fault that won't pass.
+
+    Attributes:
+      policy (str): name of the policy that needed it.
+      key (str): where the state lies.
+      reason (str): what the server said.
+      started (bool): False: nothing that the policy guards was started.
+    """
+
+    key: str = ""
+    reason: str = "the shared state can't be used"
+
+    def __init__(self, policy: str, key: str = "", reason: str | None = None) -> None:
+        Exception.__init__(self, policy)
+        self.policy = policy
+        self.key = key
+        self.started = False
+        if reason is not None:
+            self.reason = reason
+
+    def __str__(self) -> str:
+        at = f"key {self.key!r}: " if self.key else ""
+        return f"{self.policy}: {at}{self.reason}"
+
+
+class SharedStateUnavailableError(SharedStateError, RejectedError):
+    """The server of the shared state did not answer in time, or is away, and `on_unavailable` says to refuse the call.
+
+    `retry_after` is None: nobody can tell.
+    """
+
+    started: bool
+    reason: str = "the server of the shared state is away"
+
+    def __init__(self, policy: str, key: str = "", reason: str | None = None) -> None:
+        SharedStateError.__init__(self, policy, key, reason)
+        self.retry_after = None
+
+
+class LeaseLostError(SharedStateError):
+    """A permit's lease could not be renewed in time, so its block was cancelled before another may hold the permit.
+
+    Attributes:
+      fence (int): the number of the hold that was lost.
+      started (bool): True: the block was under way.
+    """
+
+    fence: int = 0
+    reason: str = "the lease could not be renewed in time, and its block was cancelled"
+
+    def __init__(self, policy: str, key: str = "", reason: str | None = None) -> None:
+        super().__init__(policy, key, reason)
+        self.started = True
+
+
 class UsageError(Exception):
     """Marks a mistake in the program that shows only when a call is made. No policy handles it: not retried, no verdict.
 

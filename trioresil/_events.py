@@ -377,3 +377,19 @@ class ShutdownCancelled(Event):
     """Why, as the Cancelled says it."""
     running: tuple[str, ...]
     """The names of what had work inside."""
+
+
+@attrs.frozen(kw_only=True)
+class SharedStateLost(Event):
+    """The server of shared state is away; until it is back each policy does what its on_unavailable says."""
+
+    error: Exception
+    """What showed it."""
+
+
+@attrs.frozen(kw_only=True)
+class SharedStateRestored(Event):
+    """The server of shared state answers again."""
+
+    seconds: float
+    """How long it was away, in seconds."""

@@ -1,0 +1,16 @@
+"""Limits, permits and breakers that many processes share, over Redis or Valkey; needs the extra `redis`."""
+
+from . import _checks
+from ._shared.engine import EngineDownError as EngineDownError
+from ._shared.engine import Script as Script
+from ._shared.engine import ScriptEngine as ScriptEngine
+from ._shared.engine import ScriptRefusedError as ScriptRefusedError
+from ._shared.engine import Store as Store
+from ._shared.engine import Subscription as Subscription
+from ._shared.memory import MemoryEngine as MemoryEngine
+from ._shared.memory import MemoryEngineStatistics as MemoryEngineStatistics
+from ._shared.unavailable import FailClosed as FailClosed
+from ._shared.unavailable import FailLocal as FailLocal
+from ._shared.unavailable import FailOpen as FailOpen
+
+_checks.fix_module_names(__name__, globals())
