@@ -21,6 +21,11 @@ TINY = Plan(
     grants=5,
     worker_items=30,
     memory_items=(20, 40),
+    shared_rounds=1,
+    shared_seconds=0.05,
+    shared_processes=(1,),
+    shared_tasks=(1,),
+    shared_contenders=("trioresil, Exact()",),
     http=HTTP,
 )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from . import _calls, _http, _pool, _queues, _report, _rivals, _telemetry, _workers
+from . import _calls, _http, _pool, _queues, _report, _rivals, _shared, _telemetry, _workers
 from ._http_child import CONTENDERS
 from ._measure import HttpPlan, Plan
 
@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[Plan], Any]] = {
     "pool": _pool.pool,
     "workers": _workers.workers,
     "telemetry": _telemetry.telemetry,
+    "shared": _shared.shared,
     "http": _http.http,
 }
 
@@ -78,7 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--http-rounds must be at least 1")
     waiters = (10, 1_000, 10_000) if given.fast else (10, 1_000, 10_000, 100_000)
     items = (10_000, 100_000) if given.fast else (10_000, 1_000_000)
-    plan = Plan(rounds=given.rounds, seed=given.seed, waiters=waiters, memory_items=items, http=_http_plan(given))
+    plan = Plan(
+        rounds=given.rounds,
+        seed=given.seed,
+        waiters=waiters,
+        memory_items=items,
+        shared_rounds=1 if given.fast else 5,
+        http=_http_plan(given),
+    )
     run(plan, given.only or tuple(SECTIONS), as_json=given.json)
 
 

@@ -63,6 +63,15 @@ class Plan:
     """Items through workers in one round."""
     memory_items: tuple[int, ...] = (10_000, 1_000_000)
     """Numbers of items for which memory is traced."""
+    shared_rounds: int = 5
+    """Rounds of section shared."""
+    shared_seconds: float = 1.0
+    """How long one measurement of it takes."""
+    shared_processes: tuple[int, ...] = (1, 4)
+    shared_tasks: tuple[int, ...] = (1, 10, 100)
+    """How many processes, and tasks in each."""
+    shared_contenders: tuple[str, ...] = ()
+    """Who is measured; empty: everybody."""
     http: HttpPlan = field(default_factory=HttpPlan)
 
     def repeats(self, work: int) -> int:

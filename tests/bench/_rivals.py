@@ -22,6 +22,8 @@ NAMES = {
     "purgatory": "purgatory",
     "aiolimiter": "aiolimiter",
     "pyrate-limiter": "pyrate_limiter",
+    "limits": "limits",
+    "throttled-py": "throttled",
 }
 """Of each distribution the module."""
 
