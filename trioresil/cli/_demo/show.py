@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -19,6 +20,7 @@ from rich.live import Live
 
 from .._live_page import ServeError
 from .._options import Misuse
+from .._signals import tell_of_signal
 from .course import Course, Options, Watch
 from .report import document, sentences, summary_table, title
 from .report_file import ReportFile
@@ -156,16 +158,12 @@ async def _run(course: Course, watch: Watch, page: Callable[[], AbstractAsyncCon
     """Run it, with its page, and stop it at a signal. A second signal does what it does without us."""
     caught: list[int] = []
 
-    async def wait_for_signal(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                caught.append(number)
-                break
+    def stop(number: int) -> None:
+        caught.append(number)
         course.stop()
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(wait_for_signal)
+        await nursery.start(partial(tell_of_signal, stop))
         if page is None:
             await course.run(watch)
         else:
