@@ -52,16 +52,19 @@ A file of targets:
 @click.option(
     "--rise",
     type=click.IntRange(1),
+    metavar="N",
     help="How many checks in a row must pass to be healthy.  [default: 2, or --count if less]",
 )
 @click.option(
     "--fall",
     type=click.IntRange(1),
+    metavar="N",
     help="How many in a row must fail to be unhealthy.  [default: 3, or --count if less]",
 )
 @click.option(
     "--degraded-above",
     type=SECONDS,
+    metavar="SECONDS",
     help="Seconds above which a check is slow; slow is degraded, and counts as healthy.",
 )
 @click.option(
@@ -70,6 +73,7 @@ A file of targets:
 @click.option(
     "--min-days-left",
     type=Number(0, 100_000),
+    metavar="DAYS",
     help="Days that a tls:// certificate must still be valid.  [default: 14]",
 )
 @click.option("--ca-file", type=click.Path(), help="Trust the authorities of this PEM file instead of the system's.")

@@ -66,7 +66,8 @@ def show(options: Options, ways: Ways) -> int:
         if reader.complaint:
             click.echo(reader.complaint, err=True)
     if reader.is_gone:
-        return _close_stdout()
+        _close_stdout()
+        return 1 if reader.complaint else 128 + signal.SIGPIPE
     return 128 + caught if caught is not None else 1 if course.overdue or not written else 0
 
 
@@ -148,10 +149,9 @@ class _Reader:
             self.complaint = f"Error: standard output can't be written: {error.strerror or error}"
 
 
-def _close_stdout() -> int:
+def _close_stdout() -> None:
     """Send the rest of the output nowhere, so that the interpreter doesn't complain when it flushes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
 
 
 async def _run(course: Course, watch: Watch, page: Callable[[], AbstractAsyncContextManager[Any]] | None) -> int | None:
