@@ -20,6 +20,7 @@ from ._fetch_plan import printable
 TOTAL_TIMEOUT: Final = "total-timeout"
 NO_TIME: Final = ", and there is no time for another attempt"
 _NO_SUCH_HOST: Final = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+_ASKED: Final = re.compile(r"all attempts to connect to (\S+) failed")
 _ADVICE: Final = {
     errno.ENOSPC: "; make room, and run it again",
     errno.EDQUOT: "; make room, and run it again",
@@ -123,7 +124,8 @@ def _of_connecting(error: Exception) -> str:
             return f"{known} ({cause.strerror})"
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the certificate can't be trusted: {cause.verify_message}"
-    return f"no connection{_system_says(error)}"
+    asked = next((found[1] for each in causes(error) if (found := _ASKED.match(str(each)))), None)
+    return f"no connection{f' to {asked}' if asked else ''}{_system_says(error)}"  # which may be that of a proxy
 
 
 def _system_says(error: Exception) -> str:

@@ -101,8 +101,11 @@ def read_targets(
       options (dict): settings from the command line, with None for what was not given.
       count (int >= 1): how often each is asked; `rise` and `fall` are no more than that unless somebody says so.
     """
-    with _telling(""):
-        given = {key: SETTINGS[key](value) for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {}
+    for key, value in options.items():
+        if value is not None:
+            with _telling(f"--{key.replace('_', '-')}: "):
+                given[key] = SETTINGS[key](value)
     found: dict[str, Any] = {} if file is None else _loaded(file)
     where = "" if file is None else f"{file}: "
     with _telling(where):

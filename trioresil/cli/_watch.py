@@ -296,6 +296,8 @@ def explained(error: BaseException) -> str:
         return one_line(str(cause.strerror))
     if isinstance(cause, OSError) and cause.errno:
         return os.strerror(cause.errno)
+    if isinstance(cause, httpx.RemoteProtocolError) and not str(cause).startswith("Server disconnected"):
+        return one_line(f"the answer is not valid HTTP: {cause}")
     if isinstance(cause, httpx.HTTPError) and str(cause):
         return one_line(_OPENSSL.sub("", str(cause)).replace("certificate verify failed", "the certificate is refused"))
     return safe_error(cause)

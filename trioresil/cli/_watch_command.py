@@ -16,6 +16,7 @@ from .._services.health import HealthMonitor
 from ._live_page import ServeError, address, import_page, serve_page
 from ._options import Misuse, Number
 from ._output import Output, OutputError
+from ._signals import tell_of_signal
 from ._targets import TargetError, read_targets
 from ._watch import Display, Watching, trust
 from ._watch import watch as run_watch
@@ -51,16 +52,19 @@ A file of targets:
 @click.option(
     "--rise",
     type=click.IntRange(1),
+    metavar="N",
     help="How many checks in a row must pass to be healthy.  [default: 2, or --count if less]",
 )
 @click.option(
     "--fall",
     type=click.IntRange(1),
+    metavar="N",
     help="How many in a row must fail to be unhealthy.  [default: 3, or --count if less]",
 )
 @click.option(
     "--degraded-above",
     type=SECONDS,
+    metavar="SECONDS",
     help="Seconds above which a check is slow; slow is degraded, and counts as healthy.",
 )
 @click.option(
@@ -69,6 +73,7 @@ A file of targets:
 @click.option(
     "--min-days-left",
     type=Number(0, 100_000),
+    metavar="DAYS",
     help="Days that a tls:// certificate must still be valid.  [default: 14]",
 )
 @click.option("--ca-file", type=click.Path(), help="Trust the authorities of this PEM file instead of the system's.")
@@ -169,17 +174,13 @@ async def _run(
     """Watch until it is over, or a signal came: then return its number. A second signal does what it does without us."""
     caught: list[int] = []
 
-    async def wait_for_signal(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                caught.append(number)
-                break
+    def stop(number: int) -> None:
+        caught.append(number)
         watching.over = "signal"
         nursery.cancel_scope.cancel(reason="a signal came")
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(wait_for_signal)
+        await nursery.start(partial(tell_of_signal, stop))
         with trio.move_on_after(total_timeout if total_timeout is not None else float("inf")) as limit:
             await course(watching, display)
         if limit.cancelled_caught:
