@@ -91,7 +91,9 @@ def reserve(
     return Reserved((tail, now) if tail > base else None, base, admitted, refused, taken)
 
 
-def give_back(state: State | None, now: float, slots: Sequence[tuple[float, float]], *, token_time: float) -> tuple[State | None, int]:
+def give_back(
+    state: State | None, now: float, slots: Sequence[tuple[float, float]], *, token_time: float
+) -> tuple[State | None, int]:
     """Give reservations back, as long as each is the last one; return the new state and how many that were.
 
     Args:
