@@ -91,25 +91,22 @@ def reserve(
     return Reserved((tail, now) if tail > base else None, base, admitted, refused, taken)
 
 
-def give_back(
-    state: State | None, now: float, slots: Sequence[tuple[float, float]], *, token_time: float
-) -> tuple[State | None, int]:
+def give_back(state: State | None, now: float, slots: Sequence[tuple[float, float]]) -> tuple[State | None, int]:
     """Give reservations back, as long as each is the last one; return the new state and how many that were.
 
     Args:
       state (State): what was kept.
       now (float, microseconds): the server's time.
-      slots (list of end and tokens): the latest first.
-      token_time (float, microseconds): 1 / rate.
+      slots (list of end and start): where each took the state to, and from where; the latest first.
     """
     if state is None or now < state[1]:
         return None, 0
     tat = state[0]
     count = 0
-    for end, tokens in slots:
+    for end, start in slots:
         if tat != end:
             break
-        tat -= tokens * token_time
+        tat = start
         count += 1
     return ((tat, now) if count else None), count
 

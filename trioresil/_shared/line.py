@@ -39,10 +39,9 @@ class Waiter:
         self.slot = slot
         self.scope.deadline = slot.ready_at
 
-    def finish(self, *, error: Exception | None = None) -> None:
-        """End its waiting now: with an error, or with tokens that are there."""
+    def finish(self, error: Exception) -> None:
+        """End its waiting now: it gets no slot."""
         self.error = error
-        self.granted = error is None
         self.scope.cancel(reason="it need not wait any longer")
 
 
@@ -95,8 +94,7 @@ class Line:
     def take_tail(self) -> list[Slot]:
         """Take out the freed slots that are behind everybody in the line, the latest first."""
         self._drop_missed(trio.current_time())
-        last = next(reversed(self._waiters), None)
-        end = -1.0 if last is None or last.slot is None else last.slot.end
+        end = max((waiter.slot.end for waiter in self._waiters if waiter.slot is not None), default=-1.0)
         tail = sorted((slot for slot in self._freed if slot.end > end), key=lambda slot: slot.end, reverse=True)
         if tail:
             self._freed = [slot for slot in self._freed if slot.end <= end]
@@ -112,11 +110,15 @@ class Line:
         head = next(iter(self._waiters), None)
         if head is None or head.slot is None:
             return
-        best = min((slot for slot in self._freed if slot.tokens >= head.tokens), default=None)
-        if best is not None and best.ready_at < head.slot.ready_at:
-            self._freed.remove(best)
+        if not self._freed or self._freed[0].ready_at >= head.slot.ready_at:
+            return
+        if self._freed[0].tokens >= head.tokens:
+            head.assign(heapq.heapreplace(self._freed, head.slot))
+            return
+        best = min((slot for slot in self._freed if slot.tokens >= head.tokens), default=head.slot)
+        if best.ready_at < head.slot.ready_at:
+            self._freed[self._freed.index(best)] = head.slot
             heapq.heapify(self._freed)
-            heapq.heappush(self._freed, head.slot)
             head.assign(best)
 
     def _drop_missed(self, now: float) -> None:

@@ -95,8 +95,10 @@ class MemoryEngine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        self._open = False
-        return await self._tasks.__aexit__(kind, error, traceback)
+        try:
+            return await self._tasks.__aexit__(kind, error, traceback)
+        finally:
+            self._open = False
 
     async def eval(
         self,
@@ -119,13 +121,15 @@ class MemoryEngine:
             self._run(request)
         try:
             with trio.move_on_after(within):
-                await request.wait(self._latency)
+                await request.wait()
                 return request.reply
             if self._frozen:
                 self._lose(EngineDownError(f"{self.name} did not answer within {within:g} s"))
             raise EngineDownError(f"{self.name} did not answer within {within:g} s")
         except BaseException:
-            request.abandon()
+            request.abandoned = True
+            if request.is_done:
+                self.start_soon(self._answer_late, request)
             raise
 
     def subscribe(self, channel: str, receive: Receive) -> Subscription:
@@ -195,10 +199,17 @@ class MemoryEngine:
         self._evaluations += 1
         store = _Store(self._values, trio.current_time() + EPOCH + self._clock_step)
         reply = request.script.local(store, request.keys, request.args)
-        request.finish(_as_reply(reply))
+        request.finish(_as_reply(reply), trio.current_time() + self._latency)
+        if request.abandoned:
+            self.start_soon(self._answer_late, request)
         for channel, message in store.messages:
             for subscription in tuple(self._subscriptions[channel]):
                 self.start_soon(subscription.receive_soon, message)
+
+    async def _answer_late(self, request: _Request) -> None:
+        await trio.sleep_until(request.arrives_at)
+        if request.late is not None:
+            request.late(request.reply)
 
     def _lose(self, error: EngineDownError) -> None:
         if not self._available:
@@ -248,25 +259,23 @@ class _Request:
 
     def __init__(self, script: Script, keys: tuple[str, ...], args: tuple[str, ...], late: Late | None) -> None:
         self.script, self.keys, self.args = script, keys, args
+        self.late = late
         self.reply: Reply = None
-        self._late = late
+        self.arrives_at = math.inf
+        self.abandoned = False
         self._done = trio.Event()
-        self._abandoned = False
 
-    async def wait(self, latency: float) -> None:
+    @property
+    def is_done(self) -> bool:
+        return self._done.is_set()
+
+    async def wait(self) -> None:
         await self._done.wait()
-        await trio.sleep(latency)
+        await trio.sleep_until(self.arrives_at)
 
-    def finish(self, reply: Reply) -> None:
-        self.reply = reply
+    def finish(self, reply: Reply, arrives_at: float) -> None:
+        self.reply, self.arrives_at = reply, arrives_at
         self._done.set()
-        if self._abandoned and self._late is not None:
-            self._late(reply)
-
-    def abandon(self) -> None:
-        self._abandoned = True
-        if self._done.is_set() and self._late is not None:
-            self._late(self.reply)
 
 
 class _Subscription:

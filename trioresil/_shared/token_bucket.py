@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -301,7 +302,7 @@ class SharedTokenBucket(Policy):
 
     @enable_ki_protection
     async def _obtain(self, tokens: float) -> bool:
-        """Wait for tokens; True if that let other tasks run."""
+        """Wait for tokens; True if that let other tasks run, or at least may have."""
         if _instruments.installed:
             _instruments.announce(self)
         now = self._clock.read()
@@ -313,6 +314,7 @@ class SharedTokenBucket(Policy):
             slot = self._line.take_freed(tokens, now, now + self._max_wait)
             if slot is not None:
                 self._line.join(waiter, slot)
+                await trio.lowlevel.checkpoint()
             elif isinstance(self._mode, Exact):
                 await self._ask_alone(waiter)
             else:
@@ -335,11 +337,10 @@ class SharedTokenBucket(Policy):
     async def _wait(self, waiter: Waiter) -> None:
         """Sleep until the waiter's slot is ready, or its waiting is ended from outside."""
         try:
-            if not waiter.granted and waiter.error is None:
+            if waiter.error is None and (waiter.slot is None or waiter.slot.ready_at > self._clock.read()):
                 with waiter.scope:
                     await trio.sleep_forever()
-                if waiter.slot is not None:
-                    waiter.granted = True
+            waiter.granted = waiter.slot is not None
         finally:
             self._leave(waiter)
         if waiter.error is not None:
@@ -384,7 +385,7 @@ class SharedTokenBucket(Policy):
             left = [*self._carried, *self._asking]
             self._asking.clear()
             for waiter in left:  # only if the engine is being closed
-                waiter.finish(error=RuntimeError(f"{self.name}: its engine {self._engine.name!r} was closed"))
+                waiter.finish(RuntimeError(f"{self.name}: its engine {self._engine.name!r} was closed"))
 
     async def _carry(self, waiters: list[Waiter]) -> None:
         sizes = [each.tokens for each in waiters]
@@ -393,7 +394,7 @@ class SharedTokenBucket(Policy):
             reply = await self._eval(sizes, extra, self._take_late)
         except (EngineDownError, ScriptRefusedError) as exc:
             for waiter in waiters:
-                waiter.finish(error=exc)
+                waiter.finish(exc)
         else:
             self._settle(waiters, self._slots(sizes, reply))
         self._carried = []
@@ -418,8 +419,13 @@ class SharedTokenBucket(Policy):
         """Give waiters the slots that were made for them, and refuse those who would have waited too long."""
         for waiter, slot in zip(waiters, slots.made, strict=False):
             self._line.join(waiter, slot)
-        for waiter in waiters[len(slots.made) :]:
-            waiter.finish(error=self._too_long(slots.refused))
+        rest = waiters[len(slots.made) :]
+        for waiter in reversed(rest):
+            wait = slots.refused + (waiter.tokens - rest[0].tokens) / self._rate
+            if waiter is rest[0] or wait > self._max_wait:
+                waiter.finish(self._too_long(wait))
+            else:  # it wants less than the one that was refused, and was not asked for
+                self._asking.appendleft(waiter)
         if slots.extra:
             self._held = slots.extra
             self._held_until = self._clock.read() + (self._mode.max_age if isinstance(self._mode, Lease) else 0.0)
@@ -433,18 +439,17 @@ class SharedTokenBucket(Policy):
 
     def _offer_back(self) -> None:
         if not self._is_giving_back and self._line.freed:
-            self._is_giving_back = True
-            self._engine.start_soon(self._give_back)
+            with suppress(RuntimeError):  # the engine is closed, and what is reserved there runs out
+                self._engine.start_soon(self._give_back)
+                self._is_giving_back = True
 
     async def _give_back(self) -> None:
         """Give the last slots back to the server, if nobody has reserved any after them. What it doesn't take is kept."""
         try:
             while tail := self._line.take_tail():
-                numbers = [part for slot in tail for part in (slot.end, slot.tokens)]
+                numbers = [part for slot in tail for part in (slot.end, slot.start)]
                 try:
-                    count = await self._engine.eval(
-                        GIVE_BACK, [self._key], [self._token_time, *numbers], within=self._timeout
-                    )
+                    count = await self._engine.eval(GIVE_BACK, [self._key], numbers, within=self._timeout)
                 except (EngineDownError, ScriptRefusedError):
                     return  # they may have been taken back, so nobody may use them
                 for slot in tail[count:]:

@@ -65,9 +65,9 @@ _GIVE_BACK: Final = (
 local tat, seen = load(KEYS[1])
 if not tat or now < seen then return 0 end
 local count = 0
-for i = 2, #ARGV, 2 do
+for i = 1, #ARGV, 2 do
   if tat ~= tonumber(ARGV[i]) then break end
-  tat = tat - ARGV[i + 1] * ARGV[1]
+  tat = tonumber(ARGV[i + 1])
   count = count + 1
 end
 if count > 0 then save(KEYS[1], tat) end
@@ -129,9 +129,9 @@ def _reserve(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
 
 
 def _give_back(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
-    token_time, *numbers = map(float, args)
+    numbers = [float(each) for each in args]
     slots = list(zip(numbers[::2], numbers[1::2], strict=True))
-    state, count = gcra.give_back(store.load(keys[0]), store.now, slots, token_time=token_time)
+    state, count = gcra.give_back(store.load(keys[0]), store.now, slots)
     if state is not None:
         _save(store, keys[0], state)
     return count
@@ -182,6 +182,8 @@ class Slot(NamedTuple):
     """How many."""
     end: float
     """Where the reservation has taken the state to, in microseconds of the server's clock."""
+    start: float
+    """From where."""
 
 
 class Slots(NamedTuple):
@@ -201,6 +203,6 @@ def slots_of(reply: Reply, sizes: Sequence[float], *, token_time: float, burst: 
     end = base
     made = []
     for size in sizes[: int(admitted)]:
-        end += size * token_time
-        made.append(Slot(received_at + max(0.0, (end - burst - now) / 1e6), size, end))
+        start, end = end, end + size * token_time
+        made.append(Slot(received_at + max(0.0, (end - burst - now) / 1e6), size, end, start))
     return Slots(made, refused / 1e6 if refused >= 0 else refused, extra)
