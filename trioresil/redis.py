@@ -1,6 +1,12 @@
 """Limits, permits and breakers that many processes share, over Redis or Valkey; needs the extra `redis`."""
 
 from . import _checks
+
+try:
+    import coredis as _  # noqa: F401
+except ImportError as _error:
+    raise ImportError("trioresil.redis needs coredis: pip install 'trioresil[redis]'", name=_error.name) from _error
+
 from ._shared.engine import EngineDownError as EngineDownError
 from ._shared.engine import Script as Script
 from ._shared.engine import ScriptEngine as ScriptEngine
@@ -14,6 +20,9 @@ from ._shared.token_bucket import Exact as Exact
 from ._shared.token_bucket import Lease as Lease
 from ._shared.token_bucket import SharedTokenBucket as SharedTokenBucket
 from ._shared.token_bucket import SharedTokenBucketStatistics as SharedTokenBucketStatistics
+from ._shared.redis_engine import RedisEngine as RedisEngine
+from ._shared.redis_engine import RedisEngineStatistics as RedisEngineStatistics
+from ._shared.redis_engine import open_redis as open_redis
 from ._shared.unavailable import FailClosed as FailClosed
 from ._shared.unavailable import FailLocal as FailLocal
 from ._shared.unavailable import FailOpen as FailOpen

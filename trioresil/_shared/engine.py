@@ -125,3 +125,8 @@ class ScriptEngine(Protocol):
 
     def watch(self, changed: Callable[[bool], None]) -> Subscription:
         """Call `changed(available)` whenever the server has gone away or come back. Synchronous; must not raise."""
+
+
+def as_text(argument: Argument) -> str:
+    """Return an argument as a script gets it. A float keeps all its digits, which clients may cut off."""
+    return argument if isinstance(argument, str) else repr(argument)

@@ -17,7 +17,7 @@ from .. import _instruments
 from .._checks import seconds, text
 from .._events import SharedStateLost, SharedStateRestored
 from .._services._tasks import Tasks
-from .engine import Argument, EngineDownError, Late, Receive, Reply, Script, Subscription
+from .engine import Argument, EngineDownError, Late, Receive, Reply, Script, Subscription, as_text
 
 EPOCH: Final = 1_700_000_000
 """Seconds since 1970 at which this server's clock starts."""
@@ -114,7 +114,7 @@ class MemoryEngine:
             raise RuntimeError(f"engine {self.name!r} is not open: use it inside of `async with`")
         if not self._available:
             raise EngineDownError(f"{self.name} is away")
-        request = _Request(script, tuple(keys), tuple(map(_as_text, args)), late)
+        request = _Request(script, tuple(keys), tuple(map(as_text, args)), late)
         if self._frozen:
             self._waiting.append(request)
         else:
@@ -311,10 +311,6 @@ class _Watcher:
     def close(self) -> None:
         if self in self._others:
             self._others.remove(self)
-
-
-def _as_text(argument: Argument) -> str:
-    return argument if isinstance(argument, str) else repr(argument)
 
 
 def _as_reply(value: object) -> Reply:

@@ -1,0 +1,198 @@
+"""Connections to servers, made with coredis: opened in time, checked, and what their errors mean.
+
+One connection serves all callers at once: what they ask is sent at once and synchronously, and the answers come in that order.
+Waiting for one is waiting for an event, so a cancelled caller takes nothing from the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import ssl
+from contextvars import ContextVar
+from typing import Any, Final
+
+import attrs
+import trio
+from coredis.connection import (
+    BaseConnection,
+    TCPConnection,
+    TCPLocation,
+    UnixDomainSocketConnection,
+    UnixDomainSocketLocation,
+)
+from coredis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+from coredis.exceptions import ConnectionError as LostError
+
+from .._redaction import one_line
+from .._services._tasks import Tasks
+from .redis_urls import Address, Place, shown
+
+OLDEST: Final = 7
+"""The oldest major version that will do: Redis 7, as which Valkey began."""
+PASSING_WORDS: Final = ("BUSY ", "LOADING ", "MASTERDOWN ", "MISCONF ", "NOREPLICAS ", "READONLY ", "UNKILLABLE ")
+TOO_OLD_WORDS: Final = ("unknown command", "noproto", "unsupported protocol")
+PROBE: Final = "redis.call('TIME') return 1"
+PROBE_SHA: Final = hashlib.sha1(PROBE.encode()).hexdigest().encode()
+
+
+class AwayError(Exception):
+    """No connection now; there may be one later."""
+
+
+class UnfitError(Exception):
+    """The server is there and won't do, and time won't help: wrong password, no permission, too old, it evicts keys."""
+
+
+_ours: ContextVar[bool] = ContextVar("trioresil_shared_connection", default=False)
+
+
+class _NotOurs(logging.Filter):
+    """Keeps coredis from logging each attempt to reach a server that is away: there is one event for it, SharedStateLost."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _ours.get()
+
+
+logging.getLogger("coredis").addFilter(_NotOurs())  # of this module's connections only: others' are heard as before
+
+
+@attrs.frozen
+class Settings:
+    """How connections are made."""
+
+    place: Place
+    ssl_context: ssl.SSLContext | None = attrs.field(repr=False)
+    connect_timeout: float
+    allow_eviction: bool
+    sentinel_username: str | None = attrs.field(default=None, repr=False)
+    sentinel_password: str | None = attrs.field(default=None, repr=False)
+
+    def connection(self, address: Address, *, to_sentinel: bool = False) -> BaseConnection:
+        """Return a connection that is not open yet."""
+        login: dict[str, Any] = {
+            "username": self.sentinel_username if to_sentinel else self.place.username,
+            "password": self.sentinel_password if to_sentinel else self.place.password,
+            "db": None if to_sentinel else self.place.db or None,
+        }
+        if isinstance(address, str):
+            return UnixDomainSocketConnection(UnixDomainSocketLocation(address), **login)
+        tls = self.ssl_context if self.place.tls else None
+        return TCPConnection(TCPLocation(*address), ssl_context=tls, socket_keepalive=True, **login)
+
+
+async def open_connection(
+    tasks: Tasks, settings: Settings, address: Address, *, closed: trio.Event, to_sentinel: bool = False
+) -> BaseConnection:
+    """Return an open connection; `closed` is set when it is lost.
+
+    Raises:
+      AwayError: there is none to be had in time.
+      UnfitError: there won't be one.
+    """
+    connection = settings.connection(address, to_sentinel=to_sentinel)
+    _ours.set(True)
+    with trio.move_on_after(settings.connect_timeout) as scope:
+        try:
+            await tasks.start(_run, connection, closed)
+            return connection
+        except Exception as exc:
+            connection.invalidate()
+            if not scope.cancel_called:
+                raise _meaning(address, exc) from None
+    connection.invalidate()
+    raise AwayError(f"{shown(address)} did not answer within {settings.connect_timeout:g} s")
+
+
+async def _run(
+    connection: BaseConnection, closed: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    try:
+        await connection.run(task_status=task_status)
+    finally:
+        closed.set()
+
+
+def _meaning(address: Address, error: Exception) -> Exception:
+    """Return what the failure of an opening means."""
+    where, cause = shown(address), _root(error)
+    text = one_line(str(cause))
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return UnfitError(f"{where}: its certificate can't be trusted: {cause.verify_message}")
+    if isinstance(cause, AuthenticationError):
+        return UnfitError(f"{where}: it refuses the user name or the password: {text}")
+    if isinstance(cause, AuthorizationError):
+        return UnfitError(f"{where}: {text}")
+    if isinstance(cause, ResponseError) and not passes(cause):
+        if any(words in text.lower() for words in TOO_OLD_WORDS):
+            return UnfitError(f"{where}: it is older than Redis {OLDEST}: {text}")
+        return UnfitError(f"{where}: {text}")
+    return AwayError(f"{where}: {text or type(cause).__name__}")
+
+
+def _root(error: BaseException) -> BaseException:
+    while (cause := error.__cause__) is not None:
+        error = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause
+    return error
+
+
+def passes(error: Exception) -> bool:
+    """Whether an error of the server is about its state of now, such as loading or being a replica."""
+    if isinstance(error, LostError | ReadOnlyError | ClusterDownError | TryAgainError):
+        return True
+    return str(error).startswith(PASSING_WORDS)
+
+
+async def check_server(connection: BaseConnection, address: Address, *, allow_eviction: bool) -> None:
+    """See that a server will do, on a connection that nobody uses yet.
+
+    Raises:
+      AwayError: not now: it is a replica, or loads its data.
+      UnfitError: it won't do.
+    """
+    where = shown(address)
+    if int((connection.server_version or "0").partition(".")[0]) < OLDEST:
+        raise UnfitError(f"{where}: version {connection.server_version} is older than {OLDEST}")
+    asked = [
+        connection.create_request(*words, raise_exceptions=False)
+        for words in (
+            (b"ROLE",),
+            (b"CONFIG GET", b"maxmemory-policy"),
+            (b"INFO", b"memory"),
+            (b"EVALSHA", PROBE_SHA, 0),
+        )
+    ]
+    role, config, memory, probe = [await each for each in asked]
+    if isinstance(probe, NoScriptError):
+        probe = await connection.create_request(b"EVAL", PROBE, 0, raise_exceptions=False)
+    for reply in (role, probe):
+        if isinstance(reply, Exception) and passes(reply):
+            raise AwayError(f"{where}: {one_line(str(reply))}")
+    if isinstance(probe, Exception):
+        raise UnfitError(f"{where}: it won't run a script: {one_line(str(probe))}")
+    if isinstance(role, list) and role[0] != b"master":
+        raise AwayError(f"{where} is a replica")
+    policy = _eviction_policy(config, memory)
+    if policy not in ("", "noeviction") and not allow_eviction:
+        raise UnfitError(
+            f"{where}: its maxmemory-policy is {policy}, so it may forget shared state; "
+            "it must be noeviction, or say allow_eviction=True"
+        )
+
+
+def _eviction_policy(config: Any, memory: Any) -> str:
+    """Return the policy as far as we may know it: some hosts forbid CONFIG."""
+    if isinstance(config, dict) and b"maxmemory-policy" in config:
+        return str(config[b"maxmemory-policy"].decode())
+    if isinstance(memory, bytes):
+        lines = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
+        return lines.get("maxmemory_policy", "").strip()
+    return ""
