@@ -110,6 +110,7 @@ async def test_of_those_asked_for_together_a_smaller_one_may_pass_where_a_larger
         await trio.sleep(0.001)
         for tokens in (5, 4, 1):
             nursery.start_soon(caller, limit, tokens)
+            await trio.sleep(0.001)
     assert granted == [1, 1]
     assert refused == {5: pytest.approx(3, abs=0.03), 4: pytest.approx(2.5, abs=0.03)}
 

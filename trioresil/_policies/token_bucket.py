@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
@@ -56,7 +57,19 @@ class TokenBucketStatistics:
     """Rejections so far."""
 
 
-class TokenBucket(Policy):
+class Bucketlike(Policy):
+    """What `acquire_all` takes tokens from: buckets of one kind, in this process or shared."""
+
+    @abstractmethod
+    def _check_tokens(self, argument: str, tokens: float) -> float: ...
+
+    @classmethod
+    @abstractmethod
+    async def _acquire_together(cls, demands: Sequence[tuple[Any, float]]) -> None:
+        """Take tokens from several, all or nothing; the numbers are checked, and no bucket comes twice."""
+
+
+class TokenBucket(Bucketlike):
     """Limits how often things happen: each takes tokens, which come in at a fixed rate and are saved up to a capacity.
 
     Who finds too few tokens waits in a queue, in the order of arrival whatever the amounts. In every window of time, whoever
@@ -246,6 +259,10 @@ class TokenBucket(Policy):
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
+    @classmethod
+    async def _acquire_together(cls, demands: Sequence[tuple[Any, float]]) -> None:
+        await _acquire(tuple(sorted(demands, key=lambda pair: pair[0]._order)))
+
     def _check_tokens(self, argument: str, tokens: float) -> float:
         capacity = self._level.capacity
         if type(tokens) in _NUMBERS and 0 < tokens <= capacity:
@@ -290,8 +307,10 @@ Demands = tuple[tuple[TokenBucket, float], ...]
 
 @enable_ki_protection
 @looked_through
-async def acquire_all(*demands: tuple[TokenBucket, float]) -> None:
+async def acquire_all(*demands: tuple[Bucketlike, float]) -> None:
     """Take tokens from several buckets, all or nothing.
+
+    The buckets are TokenBuckets, or SharedTokenBuckets of one engine; those take one step on the server.
 
     While this waits it holds its place at the head of each queue that it has reached, in one fixed order of the buckets whatever
     the order of the arguments, so that opposite orders can't block each other.
@@ -304,7 +323,7 @@ async def acquire_all(*demands: tuple[TokenBucket, float]) -> None:
     earlier one.
 
     Args:
-      *demands (tuples of TokenBucket and float): each bucket and how many tokens of it, > 0 and at most its capacity.
+      *demands (tuples of a bucket and float): each bucket and how many tokens of it, > 0 and at most its capacity.
 
     Cancellation: if this raises, no bucket was charged. A full checkpoint.
 
@@ -318,14 +337,17 @@ async def acquire_all(*demands: tuple[TokenBucket, float]) -> None:
     for each in demands:
         if not _is_demand(each):
             raise TypeError(f"acquire_all takes pairs of a TokenBucket and a number of tokens, not {each!r}")
+    together = type(demands[0][0])._acquire_together
+    if any(type(bucket)._acquire_together != together for bucket, _ in demands):
+        raise TypeError("acquire_all takes buckets of one kind: TokenBuckets, or SharedTokenBuckets of one engine")
     checked = tuple((bucket, bucket._check_tokens("tokens", tokens)) for bucket, tokens in demands)
     if len({id(bucket) for bucket, _ in checked}) < len(checked):
         raise WrongTokensError("acquire_all was given the same bucket twice: add its tokens up")
-    await _acquire(tuple(sorted(checked, key=lambda pair: pair[0]._order)))
+    await together(checked)
 
 
 def _is_demand(candidate: object) -> bool:
-    return isinstance(candidate, tuple) and len(candidate) == 2 and isinstance(candidate[0], TokenBucket)
+    return isinstance(candidate, tuple) and len(candidate) == 2 and isinstance(candidate[0], Bucketlike)
 
 
 class _Waiter:

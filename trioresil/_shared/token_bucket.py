@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, NoReturn, TypeAlias
@@ -19,7 +19,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
 
 from .. import _instruments
-from .._checks import function, number, seconds, text
+from .._checks import function, number, seconds
 from .._clock import RunClock
 from .._errors import (
     RateLimitedError,
@@ -29,10 +29,11 @@ from .._errors import (
     WrongTokensTypeError,
 )
 from .._links import Link, check_cancelled, mark_unstarted
-from .._policies.token_bucket import TokenBucket
+from .._policies.token_bucket import Bucketlike, TokenBucket
 from ..abc import Policy
 from .engine import EngineDownError, Reply, ScriptEngine, ScriptRefusedError
 from .line import Line, Waiter
+from .together import acquire_together, check_part, key_of
 from .token_bucket_scripts import GIVE_BACK, PAUSE, RESERVE, SETTLE, Slots, slots_of
 from .unavailable import FailClosed, FailOpen, OnUnavailable, check_on_unavailable
 
@@ -103,7 +104,7 @@ class SharedTokenBucketStatistics:
     """Whether the server answers, as far as is known."""
 
 
-class SharedTokenBucket(Policy):
+class SharedTokenBucket(Bucketlike):
     """Limits how often things happen over many processes: each takes tokens from one bucket on a server.
 
     In every window of time, over all processes, whoever is cancelled and whenever, the tokens granted are at most
@@ -134,6 +135,8 @@ class SharedTokenBucket(Policy):
       mode (Exact, Combine or Lease): how often the server is asked. Default: Exact().
       on_unavailable (FailOpen, FailClosed or FailLocal): what to do when the server is away. Must be given.
       timeout (float, seconds, > 0): how long to wait for the server. Default: 0.05.
+      group (str, without braces): buckets of one group lie on the same server of a cluster, as acquire_all wants it there.
+        Default: None, each lies where its name says.
 
     Cancellation: `acquire` and the block are full checkpoints. If they raise, no token was taken, or what was taken goes to
     somebody else. `call` and the decorator check for cancellation, and leave the schedule point to the function unless they wait.
@@ -161,10 +164,11 @@ class SharedTokenBucket(Policy):
         mode: Mode | None = None,
         on_unavailable: OnUnavailable,
         timeout: float = 0.05,
+        group: str | None = None,
     ) -> None:
-        self.name: str = check_name(name)
+        self.name: str = check_part("name", name)
         self._engine = check_engine(engine)
-        self._key = f"trioresil:{{{name}}}:bucket"
+        self._key = key_of(name, None if group is None else check_part("group", group))
         self._rate = number("rate", rate, above=0)
         self._capacity = number("capacity", capacity, above=0, finite=True)
         self._cost = function("cost", cost, signature="(*args) -> tokens")
@@ -482,9 +486,13 @@ class SharedTokenBucket(Policy):
         if isinstance(self._on_unavailable, FailClosed):
             self._rejected += 1
             await _reject(self, SharedStateUnavailableError(self.name, self._key, str(error)))
-        await self._take_locally(waiter.tokens)
+        bucket, at_once, later = self.local_demand(waiter.tokens)
+        await bucket.acquire(at_once)
+        if later:
+            bucket.adjust(later)
 
-    async def _take_locally(self, tokens: float) -> None:
+    def local_demand(self, tokens: float) -> tuple[TokenBucket, float, float]:
+        """Return the bucket that decides while the server is away, what to take of it, and what to charge afterwards."""
         share = getattr(self._on_unavailable, "share", 1.0)
         if self._local is None:
             capacity = max(1.0, self._capacity * share)
@@ -492,9 +500,11 @@ class SharedTokenBucket(Policy):
                 rate=self._rate * share, capacity=capacity, max_wait=self._max_wait, name=f"{self.name} (local)"
             )
         at_once = min(tokens, self._local.capacity)
-        await self._local.acquire(at_once)
-        if tokens > at_once:
-            self._local.adjust(tokens - at_once)
+        return self._local, at_once, tokens - at_once
+
+    @classmethod
+    async def _acquire_together(cls, demands: Sequence[tuple[Any, float]]) -> None:
+        await acquire_together(demands)
 
     # -- checks ----------------------------------------------------------------------------------------------------------
 
@@ -521,14 +531,6 @@ async def _reject(policy: Policy, error: Any) -> NoReturn:
         await _instruments.reject(policy, error)
     finally:
         del error  # its traceback holds this frame
-
-
-def check_name(name: object) -> str:
-    """Return a name that can stand in a key, between the braces that say where in a cluster it lies."""
-    checked = text("name", name)
-    if "{" in checked or "}" in checked:
-        raise ValueError(f"name must be text without braces, as it becomes part of a key, not {name!r}")
-    return checked
 
 
 def check_engine(engine: object) -> ScriptEngine:

@@ -105,9 +105,11 @@ for i, key in ipairs(KEYS) do
 end
 local reply = {0, text(longest)}
 for i, key in ipairs(KEYS) do
-  local tail = math.max(arrival(key), now + longest) + ARGV[4 * i] * ARGV[4 * i - 3]
+  local before = arrival(key)
+  local tail = math.max(before, now + longest) + ARGV[4 * i] * ARGV[4 * i - 3]
   save(key, tail)
   reply[#reply + 1] = text(tail)
+  reply[#reply + 1] = text(before)
 end
 return reply
 """
@@ -159,11 +161,12 @@ def _reserve_all(store: Store, keys: Sequence[str], args: Sequence[str]) -> Repl
         if wait > max_wait >= 0:
             return [index, repr(wait)]
         longest = max(longest, wait)
-    tails = []
+    changes: list[float] = []
     for key, arrival, (token_time, _, _, size) in zip(keys, arrivals, demands, strict=True):
-        tails.append(max(arrival, store.now + longest) + size * token_time)
-        _save(store, key, (tails[-1], store.now))
-    return [0, repr(longest), *map(repr, tails)]
+        tail = max(arrival, store.now + longest) + size * token_time
+        _save(store, key, (tail, store.now))
+        changes += tail, arrival
+    return [0, repr(longest), *map(repr, changes)]
 
 
 RESERVE: Final = Script("reserve tokens", _RESERVE, _reserve)
