@@ -273,6 +273,8 @@ _WARNINGS: Final[dict[type[Event], str]] = {
     _events.StreamBroken: "session {session} is over ({reason}), the next in {delay}: {cause}",
     _events.StreamGaveUp: "gave up after {sessions} sessions ({reason}): {cause}",
     _events.ShutdownCancelled: "the body is cancelled; still running: {running}",
+    _events.SharedStateLost: "the server of the shared state is away: {cause}",
+    _events.SharedStateRestored: "the server of the shared state is back after {seconds}",
     _events.CertificateReloadFailed: "the new certificate can't be used, the one before stays: {cause}",
 }
 _warned: RunVar[Limiter] = RunVar("trioresil_warned")

@@ -62,6 +62,8 @@ def one_of_each(policy: Any) -> list[trioresil.Event]:
         _events.ShutdownRequested(policy=policy, reason="SIGTERM", lead=5.0, grace=20.0),
         _events.AdmissionClosed(policy=policy, drainables=("bulkhead",)),
         _events.ShutdownCancelled(policy=policy, reason="grace is over", running=("bulkhead",)),
+        _events.SharedStateLost(policy=policy, error=ERROR),
+        _events.SharedStateRestored(policy=policy, seconds=3.0),
     ]
 
 

@@ -42,6 +42,8 @@ LEVELS = {
     "shutdown_requested": "info",
     "admission_closed": "info",
     "shutdown_cancelled": "warning",
+    "shared_state_lost": "error",
+    "shared_state_restored": "info",
 }
 RETRY = {"attempt": 1, "delay": 0.5, "error": ERROR}
 

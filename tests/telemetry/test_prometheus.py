@@ -196,6 +196,8 @@ def test_each_event_adds_to_what_it_is_documented_to(scraped: Scraped) -> None:
         "stream_breaks_total{policy=mine,reason=failed}": 2,
         "stream_gave_up_total{policy=mine,reason=error}": 2,
         "shutdown_cancelled_total{policy=mine}": 2,
+        "shared_state_losses_total{policy=mine}": 2,
+        "shared_state_away_duration_seconds_sum{policy=mine}": 6,
     }.items():
         assert values[key] == value, key
     assert SECRET not in scraped.text()

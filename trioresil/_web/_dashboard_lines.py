@@ -25,6 +25,8 @@ TRANSITIONS: Final = (
     _events.ShutdownRequested,
     _events.AdmissionClosed,
     _events.ShutdownCancelled,
+    _events.SharedStateLost,
+    _events.SharedStateRestored,
     _events.CertificateReloaded,
     _events.CertificateReloadFailed,
 )
@@ -94,6 +96,11 @@ _WORDS: Final[dict[str, tuple[Level, Callable[[Any], str]]]] = {
     "ShutdownCancelled": (
         "error",
         lambda event: f"the body is cancelled: {event.reason}; still running: {_list(event.running)}",
+    ),
+    "SharedStateLost": ("error", lambda event: f"the server of the shared state is away{_cause(event)}"),
+    "SharedStateRestored": (
+        "info",
+        lambda event: f"the server of the shared state is back after {in_seconds(event.seconds)}",
     ),
 }
 

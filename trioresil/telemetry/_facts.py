@@ -29,6 +29,8 @@ CHILD_RESTARTS: Final = counter("supervisor.children_restarted", "Children run a
 STREAM_CONNECTS: Final = histogram("stream.connect_duration", "How long sessions took to show a sign of life.")
 STREAM_BREAKS: Final = counter("stream.breaks", "Sessions over, with another to follow.", "reason", unit="{session}")
 STREAM_ENDS: Final = counter("stream.gave_up", "Streams ended by an error.", "reason", unit="{stream}")
+OUTAGES: Final = counter("shared_state.losses", "Times that a server of shared state went away.", unit="{outage}")
+OUTAGE_TIME: Final = histogram("shared_state.away_duration", "How long a server of shared state was away.")
 SHUTDOWNS: Final = counter("shutdown.cancelled", "Bodies cancelled by a shutdown.", unit="{shutdown}")
 
 
@@ -71,6 +73,8 @@ FACTS: Final[dict[type[Event], tuple[_Row, ...]]] = {
     _events.StreamBroken: (_Row(STREAM_BREAKS, lambda e: (e.reason,)),),
     _events.StreamGaveUp: (_Row(STREAM_ENDS, lambda e: (e.reason,)),),
     _events.ShutdownCancelled: (_Row(SHUTDOWNS),),
+    _events.SharedStateLost: (_Row(OUTAGES),),
+    _events.SharedStateRestored: (_Row(OUTAGE_TIME, value=lambda e: e.seconds),),
 }
 
 COUNTED: Final[tuple[Measure, ...]] = tuple(dict.fromkeys(row.measure for rows in FACTS.values() for row in rows))

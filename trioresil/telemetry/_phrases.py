@@ -43,6 +43,8 @@ LEVELS: Final[dict[type[Event], int]] = {
     _events.ShutdownRequested: logging.INFO,
     _events.AdmissionClosed: logging.INFO,
     _events.ShutdownCancelled: logging.WARNING,
+    _events.SharedStateLost: logging.ERROR,
+    _events.SharedStateRestored: logging.INFO,
 }
 _OF_A_CHECK: Final = {HealthState.UNHEALTHY: logging.ERROR, HealthState.DEGRADED: logging.WARNING}
 _NEVER_SHOWN: Final = {"policy", "result", "errors", "key"}
