@@ -50,7 +50,8 @@ def _one_engine(demands: Demands) -> ScriptEngine:
     keys = [bucket._key for bucket, _ in demands]
     if len(set(keys)) < len(keys):
         raise ValueError("acquire_all was given the same bucket twice: add its tokens up")
-    return next(iter(engines.values()))
+    engine: ScriptEngine = demands[0][0]._engine
+    return engine
 
 
 async def _reserve_and_wait(engine: ScriptEngine, demands: Demands) -> None:
