@@ -15,14 +15,14 @@ from ._shared.engine import Store as Store
 from ._shared.engine import Subscription as Subscription
 from ._shared.memory import MemoryEngine as MemoryEngine
 from ._shared.memory import MemoryEngineStatistics as MemoryEngineStatistics
+from ._shared.redis_engine import RedisEngine as RedisEngine
+from ._shared.redis_engine import RedisEngineStatistics as RedisEngineStatistics
+from ._shared.redis_engine import open_redis as open_redis
 from ._shared.token_bucket import Combine as Combine
 from ._shared.token_bucket import Exact as Exact
 from ._shared.token_bucket import Lease as Lease
 from ._shared.token_bucket import SharedTokenBucket as SharedTokenBucket
 from ._shared.token_bucket import SharedTokenBucketStatistics as SharedTokenBucketStatistics
-from ._shared.redis_engine import RedisEngine as RedisEngine
-from ._shared.redis_engine import RedisEngineStatistics as RedisEngineStatistics
-from ._shared.redis_engine import open_redis as open_redis
 from ._shared.unavailable import FailClosed as FailClosed
 from ._shared.unavailable import FailLocal as FailLocal
 from ._shared.unavailable import FailOpen as FailOpen

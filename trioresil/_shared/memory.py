@@ -153,8 +153,11 @@ class MemoryEngine:
         self._frozen = True
 
     def kill(self) -> None:
-        """Go away: who asks is told at once. What is stored stays."""
+        """Go away: who asks is told at once, and so is who waits. What is stored stays; what was not done yet never will be."""
         self._frozen = True
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            request.fail(EngineDownError(f"{self.name} was killed"))
         self._lose(EngineDownError(f"{self.name} was killed"))
 
     def resume(self) -> None:
@@ -263,15 +266,22 @@ class _Request:
         self.reply: Reply = None
         self.arrives_at = math.inf
         self.abandoned = False
+        self._error: EngineDownError | None = None
         self._done = trio.Event()
 
     @property
     def is_done(self) -> bool:
-        return self._done.is_set()
+        return self._done.is_set() and self._error is None
 
     async def wait(self) -> None:
         await self._done.wait()
+        if self._error is not None:
+            raise self._error
         await trio.sleep_until(self.arrives_at)
+
+    def fail(self, error: EngineDownError) -> None:
+        self._error = error
+        self._done.set()
 
     def finish(self, reply: Reply, arrives_at: float) -> None:
         self.reply, self.arrives_at = reply, arrives_at

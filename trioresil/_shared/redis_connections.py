@@ -12,15 +12,11 @@ import ssl
 from contextvars import ContextVar
 from typing import Any, Final
 
+import anyio
 import attrs
 import trio
-from coredis.connection import (
-    BaseConnection,
-    TCPConnection,
-    TCPLocation,
-    UnixDomainSocketConnection,
-    UnixDomainSocketLocation,
-)
+from anyio.abc import ByteStream
+from coredis.connection import BaseConnection, TCPLocation, UnixDomainSocketLocation
 from coredis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -76,17 +72,39 @@ class Settings:
     sentinel_username: str | None = attrs.field(default=None, repr=False)
     sentinel_password: str | None = attrs.field(default=None, repr=False)
 
-    def connection(self, address: Address, *, to_sentinel: bool = False) -> BaseConnection:
-        """Return a connection that is not open yet."""
-        login: dict[str, Any] = {
-            "username": self.sentinel_username if to_sentinel else self.place.username,
-            "password": self.sentinel_password if to_sentinel else self.place.password,
-            "db": None if to_sentinel else self.place.db or None,
-        }
+    async def connect(self, address: Address) -> ByteStream:
+        """Return a stream to a server."""
         if isinstance(address, str):
-            return UnixDomainSocketConnection(UnixDomainSocketLocation(address), **login)
-        tls = self.ssl_context if self.place.tls else None
-        return TCPConnection(TCPLocation(*address), ssl_context=tls, socket_keepalive=True, **login)
+            return await anyio.connect_unix(address)
+        if self.ssl_context is not None:
+            return await anyio.connect_tcp(*address, ssl_context=self.ssl_context, tls_standard_compatible=False)
+        return await anyio.connect_tcp(*address)
+
+    def connection(self, address: Address, stream: ByteStream, *, to_sentinel: bool = False) -> Connection:
+        """Return a connection over a stream, with nothing said yet."""
+        if to_sentinel:
+            return Connection(address, stream, username=self.sentinel_username, password=self.sentinel_password)
+        place = self.place
+        return Connection(address, stream, username=place.username, password=place.password, db=place.db or None)
+
+
+class Connection(BaseConnection):
+    """A coredis connection over a stream that is open already.
+
+    One that connects by itself leaves its buffers open if it can't, and hides why.
+    """
+
+    def __init__(self, address: Address, stream: ByteStream, **options: Any) -> None:
+        where = UnixDomainSocketLocation(address) if isinstance(address, str) else TCPLocation(*address)
+        super().__init__(where, **options)
+        self._given = stream
+
+    async def _connect(self) -> ByteStream:
+        return self._given
+
+    def describe(self) -> str:
+        """Return where it goes."""
+        return f"Connection<{self.location}>"
 
 
 async def open_connection(
@@ -98,17 +116,16 @@ async def open_connection(
       AwayError: there is none to be had in time.
       UnfitError: there won't be one.
     """
-    connection = settings.connection(address, to_sentinel=to_sentinel)
     _ours.set(True)
     with trio.move_on_after(settings.connect_timeout) as scope:
         try:
+            stream = await settings.connect(address)
+            connection = settings.connection(address, stream, to_sentinel=to_sentinel)
             await tasks.start(_run, connection, closed)
             return connection
         except Exception as exc:
-            connection.invalidate()
             if not scope.cancel_called:
                 raise _meaning(address, exc) from None
-    connection.invalidate()
     raise AwayError(f"{shown(address)} did not answer within {settings.connect_timeout:g} s")
 
 
