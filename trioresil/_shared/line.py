@@ -16,6 +16,7 @@ import heapq
 from typing import Final
 
 import trio
+from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
 from .token_bucket_scripts import Slot
 
@@ -25,24 +26,53 @@ LATE: Final = 0.001  # seconds
 class Waiter:
     """One task in the line, or on its way into it."""
 
-    __slots__ = ("error", "granted", "scope", "slot", "tokens")
+    __slots__ = ("_answered", "_task", "error", "granted", "scope", "slot", "tokens")
 
     def __init__(self, tokens: float) -> None:
         self.tokens = tokens
-        self.scope = trio.CancelScope()
         self.slot: Slot | None = None
         self.granted = False
         self.error: Exception | None = None
+        self.scope: trio.CancelScope | None = None  # while it sleeps until its slot is ready
+        self._task: Task | None = None  # while it waits for an answer
+        self._answered = False
 
     def assign(self, slot: Slot) -> None:
-        """Let it sleep until this slot is ready."""
+        """Give it this slot, and wake it if it waits for an answer."""
         self.slot = slot
-        self.scope.deadline = slot.ready_at
+        if self.scope is not None:
+            self.scope.deadline = slot.ready_at
+        self._wake()
 
-    def finish(self, error: Exception) -> None:
-        """End its waiting now: it gets no slot."""
+    def refuse(self, error: Exception) -> None:
+        """Let it end its waiting without a slot."""
         self.error = error
-        self.scope.cancel(reason="it need not wait any longer")
+        self._wake()
+
+    def _wake(self) -> None:
+        self._answered = True
+        task, self._task = self._task, None
+        if task is not None:
+            reschedule(task)
+
+    async def wait_for_answer(self) -> None:
+        """Wait until it has been given a slot, or refused."""
+        if self._answered:
+            return
+
+        def abort(raise_cancel: RaiseCancelT) -> Abort:
+            self._task = None
+            return Abort.SUCCEEDED
+
+        self._task = current_task()
+        await wait_task_rescheduled(abort)
+
+    async def wait_until_ready(self) -> None:
+        """Sleep until its slot is ready, or the one that it is given meanwhile."""
+        assert self.slot is not None
+        with trio.CancelScope(deadline=self.slot.ready_at) as self.scope:
+            await trio.sleep_forever()
+        self.scope = None
 
 
 class Line:

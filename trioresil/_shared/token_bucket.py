@@ -7,8 +7,8 @@ twice: see `line` for what becomes of its slot.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -37,6 +37,7 @@ from .together import acquire_together, check_part, key_of
 from .token_bucket_scripts import GIVE_BACK, PAUSE, RESERVE, SETTLE, Slots, slots_of
 from .unavailable import FailClosed, FailOpen, OnUnavailable, check_on_unavailable
 
+_NUMBERS: Final = (int, float)
 MOST_AT_ONCE: Final = 1000
 """Reservations in one round trip."""
 
@@ -169,16 +170,17 @@ class SharedTokenBucket(Bucketlike):
         self.name: str = check_part("name", name)
         self._engine = check_engine(engine)
         self._key = key_of(name, None if group is None else check_part("group", group))
-        self._rate = number("rate", rate, above=0)
         self._capacity = number("capacity", capacity, above=0, finite=True)
+        self.rate = rate
         self._cost = function("cost", cost, signature="(*args) -> tokens")
         self._max_wait = seconds("max_wait", max_wait)
         self._mode = _check_mode(mode)
+        self._is_exact = isinstance(self._mode, Exact)
         self._on_unavailable = check_on_unavailable(on_unavailable)
         self._timeout = seconds("timeout", timeout, zero=False)
         self._clock = RunClock(self._meet, occupied=lambda: self._waiting > 0, owner=repr(name))
         self._line = Line()
-        self._asking: deque[Waiter] = deque()  # who waits for the next round trip
+        self._asking: dict[Waiter, None] = {}  # who waits for the next round trip
         self._carried: list[Waiter] = []  # who waits for the one that is under way
         self._is_asking = self._is_giving_back = False
         self._held = 0.0
@@ -240,6 +242,8 @@ class SharedTokenBucket(Bucketlike):
     @rate.setter
     def rate(self, value: float) -> None:
         self._rate = number("rate", value, above=0)
+        self._token_time = 1e6 / self._rate  # microseconds
+        self._burst = self._capacity * self._token_time
 
     @property
     def capacity(self) -> float:
@@ -296,14 +300,6 @@ class SharedTokenBucket(Bucketlike):
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
-    @property
-    def _token_time(self) -> float:
-        return 1e6 / self._rate
-
-    @property
-    def _burst(self) -> float:
-        return self._capacity * self._token_time
-
     @enable_ki_protection
     async def _obtain(self, tokens: float) -> bool:
         """Wait for tokens; True if that let other tasks run, or at least may have."""
@@ -312,23 +308,30 @@ class SharedTokenBucket(Bucketlike):
         now = self._clock.read()
         if self._take_held(tokens, now):
             return False
+        waiter = Waiter(tokens)
         self._waiting += 1
         try:
-            waiter = Waiter(tokens)
-            slot = self._line.take_freed(tokens, now, now + self._max_wait)
+            slot = self._line.take_freed(tokens, now, now + self._max_wait) if self._line.freed else None
             if slot is not None:
                 self._line.join(waiter, slot)
                 await trio.lowlevel.checkpoint()
-            elif isinstance(self._mode, Exact):
+            elif self._is_exact:
                 await self._ask_alone(waiter)
             else:
-                self._ask_together(waiter)
-            await self._wait(waiter)
+                await self._ask_together(waiter)
+            if waiter.slot is not None and waiter.slot.ready_at > self._clock.read():
+                await waiter.wait_until_ready()
+            waiter.granted = waiter.slot is not None
         except BaseException as exc:
             mark_unstarted(exc)
             raise
         finally:
             self._waiting -= 1
+            self._leave(waiter)
+        if waiter.error is not None:
+            await self._without(waiter, waiter.error)
+        else:
+            self._granted += 1
         return True
 
     def _take_held(self, tokens: float, now: float) -> bool:
@@ -338,24 +341,9 @@ class SharedTokenBucket(Bucketlike):
         self._granted += 1
         return True
 
-    async def _wait(self, waiter: Waiter) -> None:
-        """Sleep until the waiter's slot is ready, or its waiting is ended from outside."""
-        try:
-            if waiter.error is None and (waiter.slot is None or waiter.slot.ready_at > self._clock.read()):
-                with waiter.scope:
-                    await trio.sleep_forever()
-            waiter.granted = waiter.slot is not None
-        finally:
-            self._leave(waiter)
-        if waiter.error is not None:
-            await self._without(waiter, waiter.error)
-        elif waiter.slot is not None:
-            self._granted += 1
-
     def _leave(self, waiter: Waiter) -> None:
         if waiter.slot is None:
-            if waiter in self._asking:
-                self._asking.remove(waiter)
+            self._asking.pop(waiter, None)
             return
         self._line.leave(waiter, granted=waiter.granted)
         if not waiter.granted:
@@ -366,48 +354,64 @@ class SharedTokenBucket(Bucketlike):
     async def _ask_alone(self, waiter: Waiter) -> None:
         sizes = [waiter.tokens]
         try:
-            reply = await self._eval(sizes, 0.0, self._take_late)
+            reply = await self._eval(sizes, self._extra(waiter.tokens))
         except (EngineDownError, ScriptRefusedError) as exc:
             waiter.error = exc
             return
         self._settle([waiter], self._slots(sizes, reply))
 
-    def _ask_together(self, waiter: Waiter) -> None:
-        self._asking.append(waiter)
-        if not self._is_asking:
-            self._is_asking = True
+    async def _ask_together(self, waiter: Waiter) -> None:
+        """Ask, if nobody does; else gather for the next time."""
+        if self._is_asking:
+            self._asking[waiter] = None
+            await waiter.wait_for_answer()
+            return
+        self._is_asking = True
+        try:
+            await self._ask_alone(waiter)
+        finally:
+            self._is_asking = False
+            self._ask_on()
+
+    def _ask_on(self) -> None:
+        if self._asking and not self._is_asking:
             self._engine.start_soon(self._ask_for_all)
+            self._is_asking = True
 
     async def _ask_for_all(self) -> None:
-        """Carry the requests of all who wait to the server, one round trip after the other."""
+        """Carry the requests of all who have gathered to the server, one round trip after the other."""
         try:
             while self._asking:
-                self._carried = [self._asking.popleft() for _ in range(min(len(self._asking), MOST_AT_ONCE))]
+                self._carried = list(itertools.islice(self._asking, MOST_AT_ONCE))
+                for waiter in self._carried:
+                    del self._asking[waiter]
                 await self._carry(self._carried)
         finally:
             self._is_asking = False
             left = [*self._carried, *self._asking]
             self._asking.clear()
             for waiter in left:  # only if the engine is being closed
-                waiter.finish(RuntimeError(f"{self.name}: its engine {self._engine.name!r} was closed"))
+                waiter.refuse(RuntimeError(f"{self.name}: its engine {self._engine.name!r} was closed"))
 
     async def _carry(self, waiters: list[Waiter]) -> None:
         sizes = [each.tokens for each in waiters]
-        extra = max(0.0, self._mode.tokens - sum(sizes)) if isinstance(self._mode, Lease) else 0.0
         try:
-            reply = await self._eval(sizes, extra, self._take_late)
+            reply = await self._eval(sizes, self._extra(sum(sizes)))
         except (EngineDownError, ScriptRefusedError) as exc:
             for waiter in waiters:
-                waiter.finish(exc)
+                waiter.refuse(exc)
         else:
             self._settle(waiters, self._slots(sizes, reply))
         self._carried = []
 
-    async def _eval(self, sizes: list[float], extra: float, late: Callable[[list[float], Reply], None]) -> Reply:
+    def _extra(self, tokens: float) -> float:
+        return max(0.0, self._mode.tokens - tokens) if isinstance(self._mode, Lease) else 0.0
+
+    async def _eval(self, sizes: list[float], extra: float) -> Reply:
         max_wait = -1.0 if self._max_wait == math.inf else self._max_wait * 1e6
         args = [self._token_time, self._burst, max_wait, extra, *sizes]
         return await self._engine.eval(
-            RESERVE, [self._key], args, within=self._timeout, late=lambda reply: late(sizes, reply)
+            RESERVE, [self._key], args, within=self._timeout, late=lambda reply: self._take_late(sizes, reply)
         )
 
     def _slots(self, sizes: list[float], reply: Reply) -> Slots:
@@ -424,12 +428,15 @@ class SharedTokenBucket(Bucketlike):
         for waiter, slot in zip(waiters, slots.made, strict=False):
             self._line.join(waiter, slot)
         rest = waiters[len(slots.made) :]
-        for waiter in reversed(rest):
+        again: list[Waiter] = []
+        for waiter in rest:
             wait = slots.refused + (waiter.tokens - rest[0].tokens) / self._rate
             if waiter is rest[0] or wait > self._max_wait:
-                waiter.finish(self._too_long(wait))
+                waiter.refuse(self._too_long(wait))
             else:  # it wants less than the one that was refused, and was not asked for
-                self._asking.appendleft(waiter)
+                again.append(waiter)
+        if again:
+            self._asking = dict.fromkeys([*again, *self._asking])
         if slots.extra:
             self._held = slots.extra
             self._held_until = self._clock.read() + (self._mode.max_age if isinstance(self._mode, Lease) else 0.0)
@@ -509,6 +516,8 @@ class SharedTokenBucket(Bucketlike):
     # -- checks ----------------------------------------------------------------------------------------------------------
 
     def _check_tokens(self, argument: str, tokens: float) -> float:
+        if type(tokens) in _NUMBERS and 0 < tokens <= self._capacity:
+            return tokens
         try:
             return number(argument, tokens, above=0, most=self._capacity)
         except TypeError as exc:
