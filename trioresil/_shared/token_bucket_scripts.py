@@ -25,7 +25,7 @@ local function arrival(key)
   return math.max(tat, now)
 end
 local function save(key, tat)
-  local lives = math.ceil((tat - now) / 1000) + 1000
+  local lives = math.max(0, math.ceil((tat - now) / 1000)) + 1000
   redis.call('SET', key, string.format('%.17g %.17g', tat, now), 'PX', string.format('%.0f', lives))
 end
 local function text(number) return string.format('%.17g', number) end
@@ -117,7 +117,7 @@ return reply
 
 
 def _save(store: Store, key: str, state: gcra.State) -> None:
-    store.save(key, state, ttl=(state[0] - store.now) / 1e6 + 1)
+    store.save(key, state, ttl=max(0.0, (state[0] - store.now) / 1e6) + 1)
 
 
 def _reserve(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:

@@ -1,0 +1,244 @@
+"""SharedTokenBucket over real servers: the scripts do what their twins do, and many processes stay below one rate."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.shared._servers import Server
+from tests.shared._windows import excess
+from trioresil import SharedStateError, acquire_all
+from trioresil._kernel import gcra
+from trioresil._shared import token_bucket_scripts as scripts
+from trioresil._shared.engine import Script, ScriptEngine
+from trioresil.redis import Combine, Exact, FailClosed, Lease, SharedTokenBucket, open_redis
+
+ROOT = Path(__file__).parents[2]
+KEY = "trioresil:{limit}:bucket"
+
+
+class Frozen:
+    """A Store whose clock stands where the server's did."""
+
+    def __init__(self, states: dict[str, Any], now: float) -> None:
+        self.states, self.now = states, now
+
+    def load(self, key: str) -> Any:
+        return self.states.get(key)
+
+    def save(self, key: str, value: object, *, ttl: float) -> None:
+        assert ttl >= 1
+        self.states[key] = value
+
+
+def stored(server: Server, key: str = KEY) -> gcra.State | None:
+    kept = server.command("GET", key)
+    if kept is None:
+        return None
+    tat, seen = kept.decode().split()
+    return float(tat), float(seen)
+
+
+# --- scripts ------------------------------------------------------------------------------------------------------------------
+
+sizes = st.lists(st.sampled_from([0.5, 1.0, 2.0, 1 / 3]), min_size=1, max_size=4)
+rates = st.sampled_from([1e6 / 3, 10.0, 1e5, 0.0])
+operations = st.one_of(
+    st.tuples(st.just("reserve"), sizes, st.sampled_from([-1.0, 0.0, 5e5]), st.sampled_from([0.0, 2.0, 7.5])),
+    st.tuples(st.just("give back"), st.integers(1, 3)),
+    st.tuples(st.just("settle"), st.sampled_from([-2.0, 0.25, 3.0])),
+    st.tuples(st.just("pause"), st.sampled_from([0.0, 1e6])),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(plan=st.lists(operations, min_size=1, max_size=8), token_time=rates)
+def test_each_script_does_what_its_twin_does(server: Server, plan: list[Any], token_time: float) -> None:
+    async def main() -> None:
+        server.command("DEL", KEY)
+        burst = 3 * token_time
+        slots: list[scripts.Slot] = []
+        async with open_redis(server.url) as engine:
+            for name, *numbers in plan:
+                before = stored(server)
+                script, args = _asked(name, numbers, token_time, burst, slots)
+                reply = await engine.eval(script, [KEY], args, within=5)
+                after = stored(server)
+                now = float(reply[0]) if script is scripts.RESERVE else after[1] if after is not None else 0.0
+                if after is None or (after == before and script is scripts.GIVE_BACK):
+                    assert after == before
+                    continue
+                twin = Frozen({KEY: before}, now)
+                expected = script.local(twin, [KEY], [repr(float(each)) for each in args])
+                if script is scripts.RESERVE:
+                    assert [float(each) for each in reply] == [float(each) for each in expected]
+                    made = scripts.slots_of(reply, numbers[0], token_time=token_time, burst=burst, received_at=0).made
+                    slots.extend(made)
+                else:
+                    assert reply == expected
+                assert stored(server) == twin.states[KEY]
+                lives = server.command("PTTL", KEY)
+                assert 900 <= lives <= max(0, (after[0] - now) / 1000) + 1002
+
+    trio.run(main)
+
+
+def _asked(
+    name: str, numbers: list[Any], token_time: float, burst: float, slots: list[scripts.Slot]
+) -> tuple[Script, list[float]]:
+    if name == "reserve":
+        return scripts.RESERVE, [token_time, burst, numbers[1], numbers[2], *numbers[0]]
+    if name == "give back":
+        tail = [slots.pop() for _ in range(min(len(slots), numbers[0]))]
+        return scripts.GIVE_BACK, [part for slot in tail for part in (slot.end, slot.start)] or [1.0, 0.0]
+    if name == "settle":
+        return scripts.SETTLE, [token_time, numbers[0]]
+    return scripts.PAUSE, [burst, numbers[0]]
+
+
+async def test_a_server_clock_that_was_set_back_blocks_nobody(server: Server) -> None:
+    hour = 3_600_000_000
+    async with open_redis(server.url) as engine:
+        limit = bucket(engine, rate=100, capacity=2)
+        await limit.acquire()
+        tat, seen = stored(server) or (0.0, 0.0)
+        server.command(
+            "SET", KEY, f"{tat + hour!r} {seen + hour!r}"
+        )  # as it would be, had the clock been an hour ahead
+        with trio.fail_after(5):
+            for _ in range(5):
+                await limit.acquire()
+
+
+async def test_several_buckets_are_charged_for_one_instant(server: Server) -> None:
+    async with open_redis(server.url) as engine:
+        slow, fast = (
+            SharedTokenBucket(engine, name, rate=rate, capacity=1, on_unavailable=FailClosed(), timeout=5, group="both")
+            for name, rate in (("slow", 10), ("fast", 100))
+        )
+        for _ in range(2):
+            await acquire_all((slow, 1), (fast, 1))
+        states = [stored(server, limit._key) for limit in (slow, fast)]
+        assert None not in states
+        (slow_tat, slow_seen), (fast_tat, fast_seen) = states  # type: ignore[misc]
+        assert slow_seen == fast_seen
+        assert fast_tat - slow_tat == pytest.approx(1e4 - 1e5 + 1e5 - 1e5, abs=1e5)
+        assert server.command("KEYS", "trioresil:{both}:*") is not None
+
+
+def bucket(engine: ScriptEngine, **options: Any) -> SharedTokenBucket:
+    options = {"rate": 1000, "capacity": 5, "on_unavailable": FailClosed(), "timeout": 5, **options}
+    return SharedTokenBucket(engine, "limit", **options)
+
+
+@pytest.mark.parametrize("mode", [Exact(), Combine(), Lease()], ids=lambda mode: type(mode).__name__)
+async def test_something_else_at_the_key_is_named(server: Server, mode: Any) -> None:
+    server.command("LPUSH", KEY, "a list")
+    async with open_redis(server.url) as engine:
+        limit = bucket(engine, mode=mode)
+        with pytest.raises(SharedStateError, match=r"limit: key 'trioresil:\{limit\}:bucket': .*WRONGTYPE|wrong kind"):
+            await limit.acquire()
+        server.command("DEL", KEY)
+        await limit.acquire()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [Exact(), Combine()], ids=lambda mode: type(mode).__name__)
+async def test_scripts_that_are_forgotten_are_sent_again(server: Server, mode: Any) -> None:
+    taken = 0
+
+    async def take(limit: SharedTokenBucket) -> None:
+        nonlocal taken
+        while taken < 400:
+            await limit.acquire()
+            taken += 1
+
+    async with open_redis(server.url) as engine, trio.open_nursery() as nursery:
+        limit = bucket(engine, mode=mode)
+        for _ in range(10):
+            nursery.start_soon(take, limit)
+        for _ in range(20):
+            await trio.sleep(0.015)
+            await trio.to_thread.run_sync(server.command, "SCRIPT", "FLUSH")
+    assert taken >= 400
+
+
+# --- processes ----------------------------------------------------------------------------------------------------------------
+
+
+def run_processes(server: Server, count: int, **plan: Any) -> tuple[list[dict[str, Any]], float]:
+    """Run processes at the same time; return what each printed, and when they began."""
+    plan = {"url": server.url, "impatient": False, "hoard": False, "tasks": 25, **plan}
+    commands = [
+        [sys.executable, "-m", "tests.shared._bucket_process", json.dumps({**plan, "seed": seed})]
+        for seed in range(count)
+    ]
+    children = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for command in commands
+    ]
+    try:
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        outputs = [child.communicate(timeout=60)[0] for child in children]
+        return [json.loads(output) for output in outputs], plan["seconds"]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def assert_disjoint(slots: Sequence[tuple[float, float]]) -> None:
+    """What was granted lies behind one another on the server, so no window of its clock holds more than it may: exactly."""
+    ends = sorted(slots)
+    assert all(start >= end for (_, end), (start, _) in pairwise(ends))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["exact", "combine"])
+@pytest.mark.parametrize("impatient", [False, True], ids=["patient", "impatient"])
+def test_four_processes_keep_one_rate(valkey: Server, mode: str, impatient: bool) -> None:
+    found, seconds = run_processes(valkey, 4, mode=mode, rate=200, capacity=10, seconds=2.0, impatient=impatient)
+    assert_disjoint([tuple(slot) for each in found for slot in each["used"]])
+    woke = [at for each in found for at in each["woke"]]
+    assert excess([(at, 1) for at in woke], rate=200, burst=10) <= 200 * 0.1
+    goodput = len(woke) / (10 + 200 * seconds)
+    assert goodput >= (0.7 if impatient else 0.85)
+
+
+@pytest.mark.slow
+def test_leases_that_are_hoarded_and_fired_at_once_stay_within_the_documented_burst(valkey: Server) -> None:
+    found, _ = run_processes(valkey, 4, mode="lease", rate=10, capacity=20, seconds=1.0, hoard=True, tasks=5)
+    woke = [at for each in found for at in each["woke"]]
+    assert len(woke) > 20
+    assert excess([(at, 1) for at in woke], rate=10, burst=20 + 4 * 5) <= 10 * 0.1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["exact", "combine"])
+@pytest.mark.parametrize("impatient", [False, True], ids=["patient", "impatient"])
+def test_four_processes_reach_the_rate(valkey: Server, mode: str, impatient: bool) -> None:
+    found, seconds = run_processes(valkey, 4, mode=mode, rate=400, capacity=20, seconds=20.0, impatient=impatient)
+    assert_disjoint([tuple(slot) for each in found for slot in each["used"]])
+    woke = [at for each in found for at in each["woke"]]
+    late = excess([(at, 1) for at in woke], rate=400, burst=20) / 400
+    goodput = len(woke) / (20 + 400 * seconds)
+    print(
+        f"{mode}, {'impatient' if impatient else 'patient'}: {goodput:.4f} of the rate, wake-ups {late * 1000:.2f} ms late"
+    )
+    assert goodput >= (0.95 if impatient else 0.98)
