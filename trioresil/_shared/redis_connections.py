@@ -21,7 +21,9 @@ from coredis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ClusterDownError,
+    InvalidResponse,
     NoScriptError,
+    ProtocolError,
     ReadOnlyError,
     ResponseError,
     TryAgainError,
@@ -35,7 +37,8 @@ from .redis_urls import Address, Place, shown
 OLDEST: Final = 7
 """The oldest major version that will do: Redis 7, as which Valkey began."""
 PASSING_WORDS: Final = ("BUSY ", "LOADING ", "MASTERDOWN ", "MISCONF ", "NOREPLICAS ", "READONLY ", "UNKILLABLE ")
-TOO_OLD_WORDS: Final = ("unknown command", "noproto", "unsupported protocol")
+TOO_OLD_WORDS: Final = "unknown command"  # HELLO
+NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNSUPPORTED_PROTOCOL")
 PROBE: Final = "redis.call('TIME') return 1"
 PROBE_SHA: Final = hashlib.sha1(PROBE.encode()).hexdigest().encode()
 
@@ -141,24 +144,32 @@ async def _run(
 def _meaning(address: Address, error: Exception) -> Exception:
     """Return what the failure of an opening means."""
     where, cause = shown(address), _root(error)
-    text = one_line(str(cause))
+    text = said(cause)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return UnfitError(f"{where}: its certificate can't be trusted: {cause.verify_message}")
+    if isinstance(cause, InvalidResponse) or (isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS):
+        return UnfitError(f"{where}: what answers there is no server of this kind: {text}")
     if isinstance(cause, AuthenticationError):
         return UnfitError(f"{where}: it refuses the user name or the password: {text}")
-    if isinstance(cause, AuthorizationError):
-        return UnfitError(f"{where}: {text}")
+    if isinstance(cause, ProtocolError):
+        return UnfitError(f"{where}: it is older than Redis {OLDEST}: {text}")
     if isinstance(cause, ResponseError) and not passes(cause):
-        if any(words in text.lower() for words in TOO_OLD_WORDS):
+        if TOO_OLD_WORDS in text.lower():
             return UnfitError(f"{where}: it is older than Redis {OLDEST}: {text}")
         return UnfitError(f"{where}: {text}")
-    return AwayError(f"{where}: {text or type(cause).__name__}")
+    return AwayError(f"{where}: {text}")
 
 
 def _root(error: BaseException) -> BaseException:
     while (cause := error.__cause__) is not None:
         error = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause
     return error
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    text = one_line(str(error)) or type(error).__name__
+    return f"no permission: {text}" if isinstance(error, AuthorizationError) else text
 
 
 def passes(error: Exception) -> bool:
@@ -192,9 +203,9 @@ async def check_server(connection: BaseConnection, address: Address, *, allow_ev
         probe = await connection.create_request(b"EVAL", PROBE, 0, raise_exceptions=False)
     for reply in (role, probe):
         if isinstance(reply, Exception) and passes(reply):
-            raise AwayError(f"{where}: {one_line(str(reply))}")
+            raise AwayError(f"{where}: {said(reply)}")
     if isinstance(probe, Exception):
-        raise UnfitError(f"{where}: it won't run a script: {one_line(str(probe))}")
+        raise UnfitError(f"{where}: it won't run a script: {said(probe)}")
     if isinstance(role, list) and role[0] != b"master":
         raise AwayError(f"{where} is a replica")
     policy = _eviction_policy(config, memory)

@@ -26,10 +26,9 @@ from .. import _instruments
 from .._checks import chance, flag, seconds, text
 from .._errors import SharedStateError
 from .._events import SharedStateLost, SharedStateRestored
-from .._redaction import one_line
 from .._services._tasks import Tasks
 from .engine import Argument, EngineDownError, Late, Receive, Reply, Script, ScriptRefusedError, Subscription, as_text
-from .redis_connections import Settings, UnfitError, open_connection, passes
+from .redis_connections import Settings, UnfitError, open_connection, passes, said
 from .redis_keeper import Keeper
 from .redis_listener import Listener
 from .redis_sites import Cluster, Single, Site
@@ -239,7 +238,7 @@ class RedisEngine:
     def _raise(self, keeper: Keeper, error: BaseException) -> Any:
         if isinstance(error, ReadOnlyError | ClusterDownError):
             self._site.refused(keeper)
-        reason = one_line(str(error)) or type(error).__name__
+        reason = said(error)
         if not isinstance(error, Exception) or passes(error) or isinstance(error, AskError):
             raise EngineDownError(f"{keeper.name}: {reason}")
         raise ScriptRefusedError(reason)

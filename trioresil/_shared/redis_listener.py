@@ -20,7 +20,7 @@ from coredis.exceptions import RedisError
 from .._redaction import one_line
 from .._services._tasks import Tasks
 from .engine import Receive
-from .redis_connections import AwayError
+from .redis_connections import AwayError, said
 from .redis_keeper import PATIENCE, Keeper
 from .redis_urls import Address
 
@@ -135,12 +135,12 @@ class Listener:
             if refusal is None:
                 continue
             if isinstance(refusal, RedisError) and not isinstance(refusal, LostError):
-                self._refused[channel] = one_line(str(refusal))
+                self._refused[channel] = said(refusal)
                 _logger.warning(
                     "%s: no messages from channel %s: %s", one_line(self._name), channel, self._refused[channel]
                 )
             connection.invalidate("a subscription was refused")  # the PING's own reply is still to come
-            raise AwayError(one_line(str(refusal)))
+            raise AwayError(said(refusal))
 
     async def _listen(self, connection: BaseConnection) -> None:
         self._tasks.start_soon(self._keep_alive, connection)

@@ -17,10 +17,9 @@ from coredis.connection import BaseConnection
 from coredis.exceptions import AskError, MovedError
 from coredis.exceptions import ConnectionError as LostError
 
-from .._redaction import one_line
 from .._services._tasks import Tasks
 from .engine import EngineDownError
-from .redis_connections import AwayError, Settings, UnfitError, check_server, open_connection
+from .redis_connections import AwayError, Settings, UnfitError, check_server, open_connection, said
 from .redis_keeper import Keeper
 from .redis_urls import Address, shown
 
@@ -311,6 +310,6 @@ async def _ask(tasks: Tasks, settings: Settings, address: Address, *words: bytes
         if isinstance(reply, LostError):
             raise AwayError(f"{shown(address)}: {reply}")
         if isinstance(reply, Exception):
-            raise UnfitError(f"{shown(address)}: {one_line(str(reply))}")
+            raise UnfitError(f"{shown(address)}: {said(reply)}")
         return reply
     raise AwayError(f"{shown(address)} did not answer within {SENTINEL_TIMEOUT:g} s")
