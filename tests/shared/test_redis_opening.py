@@ -53,7 +53,7 @@ async def test_user_needs_only_what_scripts_use(server: Server) -> None:
         await until(lambda: heard == [None, "1"])
     server.command("ACL", "SETUSER", "ada", "-incrby")
     async with open_redis(f"redis://ada:secret@127.0.0.1:{server.port}") as engine:
-        with pytest.raises(ScriptRefusedError, match="no permission|can't run this command"):
+        with pytest.raises(ScriptRefusedError, match=r"no permission|can't run this command"):
             await add(engine)
         assert engine.available
 

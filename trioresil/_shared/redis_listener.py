@@ -114,7 +114,8 @@ class Listener:
             heard.update(missing)
         self._tasks.start_soon(self._listen, connection)
         for channel in tuple(self._channels):
-            self._resync(channel)
+            if channel not in self._refused:
+                self._resync(channel)
 
     async def _add(self, connection: BaseConnection, subscription: Channel) -> None:
         try:
