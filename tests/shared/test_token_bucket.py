@@ -147,13 +147,26 @@ async def test_a_cancelled_callers_slot_goes_to_the_next(mode: Any, autojump_clo
 async def test_what_nobody_wants_is_given_back_if_it_is_the_last(mode: Any, autojump_clock: MockClock) -> None:
     async with MemoryEngine() as engine:
         here, there = bucket(engine, mode=mode), bucket(engine, mode=mode)
-        await here.acquire()
-        with trio.move_on_after(0.1):
+        for _ in range(2):
             await here.acquire()
-        await trio.testing.wait_all_tasks_blocked()
-        began_at = trio.current_time()
-        await there.acquire()
-        assert trio.current_time() - began_at == pytest.approx(0.4, abs=1e-5)
+            with trio.move_on_after(0.1):
+                await here.acquire()
+            await trio.testing.wait_all_tasks_blocked()
+            began_at = trio.current_time()
+            await there.acquire()
+            assert trio.current_time() - began_at == pytest.approx(0.4, abs=1e-5)
+
+
+async def test_who_gives_up_before_it_was_asked_for_is_not_asked_for(autojump_clock: MockClock) -> None:
+    async with MemoryEngine(latency=1) as engine, trio.open_nursery() as nursery:
+        limit = bucket(engine, rate=1000, mode=Combine(), timeout=9)
+        nursery.start_soon(limit.acquire)
+        await trio.sleep(0.5)
+        with trio.move_on_after(0.1):
+            await limit.acquire()  # gathers for the next round trip
+        await trio.sleep(3)
+        assert engine.statistics().evaluations == 1
+        assert limit.statistics().waiting == 0
 
 
 async def test_giving_back_never_admits_what_others_have_reserved_already(autojump_clock: MockClock) -> None:
@@ -258,6 +271,64 @@ def test_in_every_window_no_more_than_allowed_whoever_gives_up(plan: list[Step],
     # Answers that are under way make instants uncertain by the latency; without it they are exact.
     assert excess(granted, rate=2, burst=3) <= 2 * latency * 2 + 1e-4
     assert patient == sum(patience >= 9 for _, _, _, patience in plan)
+
+
+async def test_a_newcomer_takes_no_freed_slot_that_is_too_small_for_it(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine, trio.open_nursery() as nursery:
+        limit, other = (bucket(engine, rate=1, capacity=4) for _ in range(2))
+        await limit.acquire(4)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as cancelled:
+                cancelled.start_soon(limit.acquire, 1)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(other.acquire, 1)  # so that it can't be given back
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        began_at = trio.current_time()
+        await limit.acquire(2)
+        assert trio.current_time() - began_at == pytest.approx(4, abs=1e-5)
+
+
+async def test_a_freed_slot_beyond_what_a_newcomer_would_wait_is_not_for_it(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine, trio.open_nursery() as nursery:
+        limit = bucket(engine, rate=1, capacity=1, max_wait=2.5)
+        other = bucket(engine, rate=1, capacity=1)
+        await limit.acquire()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as cancelled:
+                for _ in range(2):
+                    cancelled.start_soon(limit.acquire)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(other.acquire)  # so that theirs can't be given back
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        strict = bucket(engine, rate=1, capacity=1, max_wait=0.5)
+        strict._line = limit._line  # which has slots at 1 s and at 2 s
+        with pytest.raises(RateLimitedError):
+            await strict.acquire()
+        began_at = trio.current_time()
+        await limit.acquire()
+        assert trio.current_time() - began_at == pytest.approx(1, abs=1e-5)
+
+
+async def test_what_was_given_back_is_not_used_here_as_well(autojump_clock: MockClock) -> None:
+    used: list[tuple[float, float]] = []
+
+    async def take(limit: SharedTokenBucket) -> None:
+        await limit.acquire()
+        used.append((trio.current_time(), 1))
+
+    async with MemoryEngine() as engine:
+        here, there = bucket(engine, rate=1), bucket(engine, rate=1)
+        await take(here)
+        with trio.move_on_after(0.1):
+            await here.acquire()
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take, there)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(take, here)
+    assert excess(used, rate=1, burst=1) < 1e-4
 
 
 # --- leases -------------------------------------------------------------------------------------------------------------------
@@ -528,8 +599,18 @@ def test_one_object_serves_one_run_after_another() -> None:
         async with engine:
             await limit.acquire()
             assert limit.statistics().held == 1
+            assert limit._line.freed == 0
+            others = bucket(engine, rate=1, capacity=2)
             with trio.move_on_after(0.1):
                 await limit.acquire(2)
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(limit.acquire, 2)
+                    await trio.sleep(0.01)
+                    nursery.start_soon(others.acquire, 2)  # so that the first can't be given back
+                    await trio.sleep(0.01)
+                    scope.cancel()
+            assert limit._line.freed == 1
 
     for engine in engines:
         trio.run(functools.partial(main, engine), clock=MockClock(autojump_threshold=0))
