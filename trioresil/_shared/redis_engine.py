@@ -19,7 +19,6 @@ import attrs
 import trio
 from coredis.connection import BaseConnection
 from coredis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, ReadOnlyError
-from coredis.exceptions import ConnectionError as LostError
 from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
 
 from .. import _instruments
@@ -126,12 +125,17 @@ class RedisEngine:
         """Wait up to a second for a server that may be starting, but not for one that won't do."""
         with trio.move_on_after(OPENING):
             await self._site.settled()
-            while not self.available and not isinstance(self._site.error, UnfitError):
+            while not self.available and self._unfit() is None:
                 await self._came_up.wait()
         self._site.give_up(OPENING)
         self._opening = False
-        if isinstance(self._site.error, UnfitError):
-            raise SharedStateError(self.name, reason=str(self._site.error))
+        if (unfit := self._unfit()) is not None:
+            raise SharedStateError(self.name, reason=str(unfit))
+
+    def _unfit(self) -> UnfitError | None:
+        """Return why a server won't do: of a cluster, any of them."""
+        errors = (self._site.error, *(each.error for each in self._site.keepers))
+        return next((each for each in errors if isinstance(each, UnfitError)), None)
 
     @enable_ki_protection
     async def __aexit__(
@@ -157,7 +161,7 @@ class RedisEngine:
             raise RuntimeError(f"engine {self.name!r} is not open: use it inside of `async with`")
         sha = _shas.get(script) or _sha_of(script)
         words = (len(keys), *keys, *map(as_text, args))
-        keeper = await self._site.keeper_for(keys[0], within)
+        keeper = self._site.known_keeper(keys[0]) or await self._site.keeper_for(keys[0], within)
         reply = await self._ask(keeper, (b"EVALSHA", sha, *words), within, late)
         if isinstance(reply, BaseException):
             return await self._ask_again(keeper, reply, (sha, script.lua, words), within, late)
@@ -168,14 +172,11 @@ class RedisEngine:
     ) -> Any:
         """Send words and return the answer, be it an error of the server. Sent is sent: nothing here waits before that."""
         connection = keeper.connection
-        if connection is None or keeper.error is not None:
-            connection = await keeper.wait(within)
-        try:
-            if asking:
-                connection.create_request(b"ASKING", raise_exceptions=False)
-            request = connection.create_request(*words, raise_exceptions=False)
-        except LostError as exc:
-            return exc
+        if connection is None or keeper.error is not None or not connection.usable:
+            connection, within = await self._wait_for_connection(keeper, within)
+        if asking:
+            connection.create_request(b"ASKING", raise_exceptions=False)
+        request = connection.create_request(*words, raise_exceptions=False)
         self._evaluations += 1
         try:
             with trio.move_on_after(within) as scope:
@@ -184,6 +185,17 @@ class RedisEngine:
             self._hand_over(request, late)
             raise
         return await self._out_of_time(keeper, connection, request, late, within, trio.current_time() - scope.deadline)
+
+    async def _wait_for_connection(self, keeper: Keeper, within: float) -> tuple[BaseConnection, float]:
+        """Return a connection that can be used, and what is left of the time."""
+        ends_at = trio.current_time() + within
+        while True:
+            if keeper.connection is not None and not keeper.connection.usable:
+                keeper.forget(keeper.connection)
+            connection = await keeper.wait(within)
+            within = max(0.0, ends_at - trio.current_time())
+            if connection.usable:
+                return connection, within
 
     async def _out_of_time(
         self,
@@ -215,8 +227,8 @@ class RedisEngine:
         sha, lua, words = script
         ends_at = trio.current_time() + within
         command: tuple[Any, ...] = (b"EVALSHA", sha)
+        asking = False
         for _ in range(MOST_TRIES):
-            asking = False
             if isinstance(reply, NoScriptError):
                 command = (b"EVAL", lua)
             elif isinstance(reply, AskError):

@@ -129,13 +129,13 @@ class Keeper:
     async def _ask_again(self, connection: BaseConnection, grace: float) -> None:
         try:
             request = connection.create_request(b"PING", raise_exceptions=False)
-            with trio.move_on_after(grace) as scope:
-                await request
-            if scope.cancelled_caught:
-                if self.connection is connection:
-                    self.find_down(AwayError(f"{self.name} did not answer within {grace:g} s"))
-                with trio.move_on_after(PATIENCE):
+            if grace:
+                with trio.move_on_after(grace):
                     await request
+                if not request.complete and self.connection is connection:
+                    self.find_down(AwayError(f"{self.name} did not answer within {grace:g} s"))
+            with trio.move_on_after(PATIENCE):
+                await request
         except LostError:
             return
         finally:
@@ -154,16 +154,25 @@ class Keeper:
     def stop(self) -> None:
         """Give the connection up, and try no more."""
         self._scope.cancel()
-        if self.connection is not None:
-            self.connection.invalidate("no longer needed")
-            self.connection = None
-        self.error = self.error or AwayError(f"{self.name} is no longer part of it")
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.invalidate("no longer needed")
+        was_down, self.error = self.error is not None, AwayError(f"{self.name} is no longer part of it")
         self._settled.set()
+        if was_down:
+            self._changed(self, True)  # others serve what it did
 
     def renew(self, reason: str) -> None:
         """Give the connection up for a new one, as to another server that has become the primary."""
         if self.connection is not None:
             self.connection.invalidate(reason)
+
+    def forget(self, connection: BaseConnection) -> None:
+        """Note that a connection is broken, by whoever notices first."""
+        if self.connection is connection:
+            self.connection = None
+            if self.error is None:
+                self._settled = trio.Event()
 
     async def run(self) -> None:
         """Keep a connection, until cancelled."""
@@ -182,9 +191,7 @@ class Keeper:
                     self._found_up()
                     self._connected(self)
                     await closed.wait()
-                    self.connection = None
-                    if self.error is None:
-                        self._settled = trio.Event()
+                    self.forget(connection)
                     if (
                         trio.current_time() - up_at > LONGEST_PAUSE
                     ):  # else one that breaks at once would be tried without end

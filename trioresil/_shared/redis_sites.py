@@ -50,8 +50,11 @@ class Site(Protocol):
     def give_up(self, waited: float) -> None:
         """Find down what could not be tried in that time."""
 
+    def known_keeper(self, key: str) -> Keeper | None:
+        """Return the one that has a key's server, None if that is not known."""
+
     async def keeper_for(self, key: str, within: float) -> Keeper:
-        """Return the one that has a key's server; waits only until that is known for the first time."""
+        """Return it when it is known."""
 
     def redirected(self, error: AskError, keeper: Keeper) -> Keeper:
         """Return where a key lies instead, according to an answer of that keeper's server."""
@@ -92,6 +95,9 @@ class Single:
 
     def give_up(self, waited: float) -> None:
         self._keeper.give_up(waited)
+
+    def known_keeper(self, key: str) -> Keeper | None:
+        return self._keeper
 
     async def keeper_for(self, key: str, within: float) -> Keeper:
         return self._keeper
@@ -171,15 +177,16 @@ class Cluster:
         for keeper in self.keepers:
             keeper.give_up(waited)
 
+    def known_keeper(self, key: str) -> Keeper | None:
+        return self._slots[slot_of(key)]
+
     async def keeper_for(self, key: str, within: float) -> Keeper:
-        keeper = self._slots[slot_of(key)]
+        with trio.move_on_after(within if self._error is None else 0):
+            await self._known.wait()
+        keeper = self.known_keeper(key)
         if keeper is None:
-            with trio.move_on_after(within if self._error is None else 0):
-                await self._known.wait()
-            keeper = self._slots[slot_of(key)]
-            if keeper is None:
-                self._wanted.set()
-                raise EngineDownError(str(self._error or "no node of the cluster has the key's slot"))
+            self._wanted.set()
+            raise EngineDownError(str(self._error or "no node of the cluster has the key's slot"))
         return keeper
 
     def redirected(self, error: AskError, keeper: Keeper) -> Keeper:
