@@ -233,7 +233,7 @@ async def test_coredis_is_heard_where_it_is_not_ours(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.long)])
 async def test_failover_by_sentinels_is_followed_within_three_seconds(kind: str, servers: Servers) -> None:
     primary, replica, sentinels = await trio.to_thread.run_sync(servers.with_sentinels, kind)
     ports = [free_port(), *(each.port for each in sentinels)]  # the first is away: the next is asked
