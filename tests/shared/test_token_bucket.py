@@ -495,6 +495,30 @@ async def test_a_changed_rate_goes_for_what_is_reserved_from_then_on(autojump_cl
         assert trio.current_time() - began_at == pytest.approx(1 + 3 / 4, abs=1e-5)
 
 
+async def test_a_pause_takes_what_was_leased_along(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        limit = bucket(engine, rate=10, capacity=10, mode=Lease(tokens=10, max_age=99))
+        await limit.acquire()
+        limit.pause(2)
+        await trio.testing.wait_all_tasks_blocked()
+        began_at = trio.current_time()
+        await limit.acquire()
+        assert trio.current_time() - began_at == pytest.approx(2.1, abs=1e-5)
+
+
+@each_mode
+async def test_a_time_out_while_waiting_says_that_nothing_was_started(mode: Any, autojump_clock: MockClock) -> None:
+    async def work() -> None:
+        raise AssertionError
+
+    async with MemoryEngine() as engine:
+        limit = bucket(engine, rate=0.1, mode=mode)
+        await limit.acquire()
+        with pytest.raises(trioresil.TimedOutError) as caught:
+            await Pipeline(trioresil.Timeout(1), limit).call(work)
+        assert caught.value.started is False
+
+
 # --- forms and misuse ---------------------------------------------------------------------------------------------------------
 
 
@@ -610,6 +634,7 @@ def test_one_object_serves_one_run_after_another() -> None:
                     nursery.start_soon(others.acquire, 2)  # so that the first can't be given back
                     await trio.sleep(0.01)
                     scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
             assert limit._line.freed == 1
 
     for engine in engines:
