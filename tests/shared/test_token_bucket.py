@@ -625,15 +625,17 @@ def test_one_object_serves_one_run_after_another() -> None:
             assert limit.statistics().held == 1
             assert limit._line.freed == 0
             others = bucket(engine, rate=1, capacity=2)
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(limit.acquire, 2)
-                    await trio.sleep(0.01)
-                    nursery.start_soon(others.acquire, 2)  # so that the first can't be given back
-                    await trio.sleep(0.01)
-                    scope.cancel()
-            await trio.testing.wait_all_tasks_blocked()
-            assert limit._line.freed == 1
+            async with trio.open_nursery() as nursery:
+                with trio.CancelScope() as scope:
+                    async with trio.open_nursery() as cancelled:
+                        cancelled.start_soon(limit.acquire, 2)
+                        await trio.testing.wait_all_tasks_blocked()
+                        nursery.start_soon(others.acquire, 2)  # so that the first can't be given back
+                        await trio.testing.wait_all_tasks_blocked()
+                        scope.cancel()
+                await trio.testing.wait_all_tasks_blocked()
+                assert limit._line.freed == 1
+                nursery.cancel_scope.cancel()
 
     for engine in engines:
         trio.run(functools.partial(main, engine), clock=MockClock(autojump_threshold=0))
