@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 import trio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 import trioresil
-from tests.web._dashboard import QUICK, TOKEN, events_of, fail_through, opened, state_of, succeed
+from tests.http._servers import start_hypercorn
+from tests.web._dashboard import QUICK, TOKEN, events_of, fail, fail_through, opened, state_of, succeed
 from trioresil import Bulkhead, CircuitBreaker, CircuitState, ConsecutiveFailures, _instruments
 from trioresil._web import _dashboard_streams
-from trioresil.dashboard import open_dashboard, serve_dashboard
+from trioresil.dashboard import Dashboard, open_dashboard, serve_dashboard
 
 PATHS = ["/", "/style.css", "/page.js", "/cards.js", "/icon.svg", "/api/state", "/metrics"]
 
@@ -41,6 +48,41 @@ async def test_policies_that_never_did_anything_are_on_the_page_and_in_the_metri
         assert metrics.headers["content-type"].startswith("text/plain")
         assert 'policy="slots"' in metrics.text
         assert 'policy="search"' in metrics.text
+
+
+@pytest.mark.slow
+async def test_a_page_in_the_lifespan_of_an_asgi_server_hears_its_requests(nursery: trio.Nursery) -> None:
+    pages: list[Dashboard] = []
+    retry = trioresil.Retry(on=ConnectionError, max_attempts=3, backoff=[0])
+    pipeline = trioresil.Pipeline(retry, CircuitBreaker(name="search"), Bulkhead(7, name="slots"), name="call")
+
+    async def handler(request: Request) -> PlainTextResponse:
+        with suppress(ConnectionError):
+            await pipeline.call(fail)
+        return PlainTextResponse("done")
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with open_dashboard(port=0) as dashboard:
+            pages.append(dashboard)
+            yield
+
+    app = Starlette(routes=[Route("/", handler)], lifespan=lifespan)
+    url = await start_hypercorn(app, nursery)
+    async with httpx.AsyncClient(base_url=url) as client:
+        assert (await client.get("/")).text == "done"
+    async with httpx.AsyncClient(base_url=pages[0].url) as client:
+        counts = {name: (await state_of(client, name))["f"]["counts"] for name in ("call", "retry", "search", "slots")}
+        metrics = (await client.get("/metrics")).text
+    assert counts == {
+        "call": {"CallFinished": 1},
+        "retry": {"RetryScheduled": 2, "RetryGaveUp": 1},
+        "search": {},
+        "slots": {},
+    }
+    assert 'trioresil_bulkhead_waiting{policy="slots"} 0.0' in metrics
+    assert 'trioresil_circuit_breaker_state{policy="search",state="closed"} 1.0' in metrics
+    nursery.cancel_scope.cancel()
 
 
 async def test_what_was_used_before_can_be_put_on_the_page_by_hand() -> None:

@@ -6,13 +6,14 @@ With TRIORESIL_PICTURES=1 the pictures of the docs are taken anew.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from tests.web._browser import in_browser
+from tests.web._browser import in_browser, wait_until
 from tests.web._dashboard import QUICK, TOKEN, fail_through, succeed
 from tests.web._program import a_program
 from trioresil import Bulkhead, CircuitBreaker, CircuitState, ConsecutiveFailures
@@ -42,14 +43,13 @@ async def test_a_circuit_opens_and_the_page_shows_it_within_a_second() -> None:
             wait_state(page, "search", "closed")
             assert page.locator("#verdict .word").inner_text() == "1 policy is well"
             assert page.locator("h1").inner_text() == "shop"
-            opened_at = trio.from_thread.run(break_it)
+            opened_at = page.run(break_it)
             wait_state(page, "search", "open")
-            took: float = trio.from_thread.run_sync(trio.current_time) - opened_at
+            took: float = page.run_sync(trio.current_time) - opened_at
             page.locator("#lines", has_text="the circuit opened for 30 s: ConnectionError: down").wait_for()
             assert "to the next probe" in card(page, "search").inner_text()
             assert "1 policy in trouble" in page.locator("#verdict .word").inner_text()
             assert "search" in page.locator("#attention").inner_text()
-            assert page.mishaps == []
             return took
 
         async def break_it() -> float:
@@ -58,6 +58,9 @@ async def test_a_circuit_opens_and_the_page_shows_it_within_a_second() -> None:
             return trio.current_time()
 
         assert await in_browser(visit) < 10 * QUICK
+        with trio.fail_after(10 * QUICK):
+            while dashboard._app.readers:  # noqa: ASYNC110  # nobody tells that the browser is gone
+                await trio.sleep(0.02)
 
 
 async def test_a_circuit_is_isolated_released_and_reset_by_keyboard_alone() -> None:
@@ -65,10 +68,11 @@ async def test_a_circuit_is_isolated_released_and_reset_by_keyboard_alone() -> N
     async with open_dashboard(port=0, allow_control=True) as dashboard:
         await fail_through(breaker)
 
-        def state() -> CircuitState:
-            return trio.from_thread.run_sync(lambda: breaker.state)
-
         def visit(page: Any) -> None:
+            def state() -> CircuitState:
+                found: CircuitState = page.run_sync(lambda: breaker.state)
+                return found
+
             page.goto(dashboard.url)
             wait_state(page, "search", "open")
             for _ in range(40):  # from the start of the page to the button
@@ -85,7 +89,6 @@ async def test_a_circuit_is_isolated_released_and_reset_by_keyboard_alone() -> N
             page.keyboard.press("Enter")
             wait_state(page, "search", "closed")
             assert state() is CircuitState.CLOSED
-            assert page.mishaps == []
 
         await in_browser(visit)
 
@@ -121,7 +124,6 @@ async def test_what_a_program_says_is_text_and_never_markup() -> None:
             assert page.locator("h3").inner_text() == evil
             assert page.locator("main img, main script").count() == 0
             assert page.title() != "owned"
-            assert page.mishaps == []
 
         await in_browser(visit)
 
@@ -136,7 +138,7 @@ async def test_pause_stands_still_and_going_on_catches_up() -> None:
             wait_state(page, "search", "closed")
             page.keyboard.press("p")
             assert page.locator("#pause").get_attribute("aria-pressed") == "true"
-            trio.from_thread.run(fail_through, breaker)
+            page.run(fail_through, breaker)
             page.wait_for_timeout(1500)
             wait_state(page, "search", "closed")
             assert page.locator("#link .word").inner_text() == "paused"
@@ -152,22 +154,26 @@ async def test_filters_leave_what_is_asked_for() -> None:
         await well.call(succeed)
         await fail_through(broken)
 
-        def names(page: Any) -> list[str]:
-            page.wait_for_timeout(500)
-            found: list[str] = page.locator("article.card h3").all_inner_texts()
-            return sorted(found)
+        def wait_names(page: Any, *wanted: str) -> None:
+            shown = "[...document.querySelectorAll('article.card h3')].map((each) => each.textContent).sort().join()"
+            wait_until(page, f"{shown} === {','.join(wanted)!r}")
 
         def visit(page: Any) -> None:
             page.goto(dashboard.url)
             wait_state(page, "search", "open")
-            assert names(page) == ["mail", "search"]
+            wait_names(page, "mail", "search")
             page.keyboard.press("/")
-            page.keyboard.type("mai")
-            assert names(page) == ["mail"]
+            page.keyboard.type("MAI")
+            wait_names(page, "mail")
             page.keyboard.press("Escape")
-            assert names(page) == ["mail", "search"]
+            wait_names(page, "mail", "search")
+            page.locator("#filter").fill("nothing like it")
+            wait_names(page)
+            assert page.locator("#empty").inner_text() == "No policy matches."
+            page.locator("#filter").fill("circ")  # the kind counts, too
+            wait_names(page, "mail", "search")
             page.locator("#trouble").click()
-            assert names(page) == ["search"]
+            wait_names(page, "search")
             assert page.locator("#lines li p").count() == 1
             page.locator("#log-filter").fill("nothing like it")
             assert page.locator("#lines").inner_text() == "No event matches."
@@ -178,19 +184,91 @@ async def test_filters_leave_what_is_asked_for() -> None:
         await in_browser(visit)
 
 
-async def test_a_program_that_ends_is_noticed() -> None:
-    leave = trio.Event()
+@pytest.mark.parametrize("token", [None, TOKEN])
+async def test_a_program_that_ends_is_noticed_and_found_again_when_it_starts_again(token: str | None) -> None:
+    first, second = CircuitBreaker(name="of the first"), CircuitBreaker(name="of the second")
+    end, again, done = trio.Event(), trio.Event(), trio.Event()
+    url = ""
+
+    def visit(page: Any) -> None:
+        page.goto(url + (f"?token={TOKEN}" if token else ""))
+        wait_state(page, "of the first", "closed")
+        page.run_sync(end.set)
+        page.locator("#link .word", has_text="no connection").wait_for()
+        page.run_sync(again.set)
+        if token:  # its cookie was of the first program
+            page.get_by_label("Token").fill(TOKEN)
+            page.keyboard.press("Enter")
+        wait_state(page, "of the second", "closed")
+        page.locator("#link .word", has_text="live").wait_for()
+        assert page.locator("h3").all_inner_texts() == ["of the second"]
+        page.locator("[data-act=isolate]").click()
+        wait_state(page, "of the second", "isolated")
+        page.run_sync(done.set)
+
     async with trio.open_nursery() as nursery:
-        async with open_dashboard(port=0) as dashboard:
+        async with open_dashboard(port=0, token=token) as dashboard:
+            dashboard.show(first)
+            url = dashboard.url
+            nursery.start_soon(partial(in_browser, visit, expected="ERR_|Failed to fetch|401"))
+            await end.wait()
+        await again.wait()
+        async with open_dashboard(port=dashboard.address[1], token=token, allow_control=True) as dashboard:
+            dashboard.show(second)
+            await done.wait()
 
-            def visit(page: Any) -> None:
-                page.goto(dashboard.url)
-                page.locator("#link .word", has_text="live").wait_for()
-                trio.from_thread.run_sync(leave.set)
-                page.locator("#link .word", has_text="no connection").wait_for()
 
-            nursery.start_soon(in_browser, visit)
-            await leave.wait()
+async def test_everything_is_reached_by_keyboard() -> None:
+    breakers = [CircuitBreaker(trip=ConsecutiveFailures(1), name=f"service-{number:02}") for number in range(70)]
+    async with open_dashboard(port=0, title="shop") as dashboard:
+        dashboard.show(*breakers)
+        await fail_through(breakers[66])
+
+        def tab_to(page: Any, selector: str) -> None:
+            for _ in range(40):
+                page.keyboard.press("Tab")
+                if page.evaluate("(wanted) => document.activeElement.matches(wanted)", selector):
+                    outline = "(() => { const s = getComputedStyle(document.activeElement); return s.outlineStyle; })()"
+                    assert page.evaluate(outline) != "none", selector  # one sees where one is
+                    return
+            raise AssertionError(f"{selector} can't be reached")
+
+        def visit(page: Any) -> None:
+            page.goto(dashboard.url)
+            page.locator("#attention a").wait_for()
+            assert page.title() == "■ 1 · shop"
+            page.keyboard.press("Tab")
+            assert page.evaluate("document.activeElement.className") == "skip"
+            page.keyboard.press("Enter")
+            assert page.evaluate("document.activeElement.id") == "policies"
+            tab_to(page, "[data-more]")
+            page.keyboard.press("Enter")
+            wait_until(page, "document.querySelectorAll('article.card').length === 70")
+            page.keyboard.press("e")
+            assert page.evaluate("document.activeElement.id") == "lines"
+            page.keyboard.press("/")
+            page.keyboard.type("pet")  # letters are letters there
+            assert page.locator("#filter").input_value() == "pet"
+            assert page.locator("#pause").get_attribute("aria-pressed") == "false"
+            page.keyboard.press("Escape")
+            assert page.locator("#filter").input_value() == ""
+            for selector in ("#trouble", "#pause", "#theme", "#attention a"):
+                tab_to(page, selector)
+            page.wait_for_timeout(1_500)  # it is drawn anew meanwhile
+            assert page.evaluate("document.activeElement.textContent").startswith("■service-66open")
+            page.keyboard.press("Enter")
+            assert page.evaluate("document.activeElement.querySelector('h3').textContent") == "service-66"
+            for key, theme in (("t", "light"), ("t", "dark"), ("t", None)):
+                page.keyboard.press(key)
+                assert page.evaluate("document.documentElement.dataset.theme ?? null") == theme
+            page.keyboard.press("t")
+            page.reload()
+            page.locator("#attention a").wait_for()
+            assert page.evaluate("document.documentElement.dataset.theme") == "light"  # it was kept
+            page.keyboard.press("Control+p")
+            assert page.locator("#pause").get_attribute("aria-pressed") == "false"
+
+        await in_browser(visit)
 
 
 async def test_a_person_types_the_token() -> None:
@@ -207,10 +285,12 @@ async def test_a_person_types_the_token() -> None:
             page.keyboard.press("Enter")
             wait_state(page, "slots", "free")
             assert "token" not in page.url
+            page.context.clear_cookies()
             page.goto(f"{dashboard.url}?token={TOKEN}")
             wait_state(page, "slots", "free")
+            assert "token" not in page.url
 
-        await in_browser(visit)
+        await in_browser(visit, expected="40[13]")
 
 
 # --- colours, sizes, screen readers ---------------------------------------------------------------------------------------
@@ -274,7 +354,6 @@ async def test_contrast_names_marks_and_width_in_both_colours_and_on_a_phone() -
                 assert page.evaluate("getComputedStyle(document.body).backgroundColor") in grounds
                 assert page.evaluate("document.documentElement.dataset.theme") == "dark"
                 assert page.evaluate(CONTRASTS) == []
-                assert page.mishaps == []
 
             await in_browser(visit, viewport={"width": 1440, "height": 1000})
 
@@ -292,16 +371,14 @@ async def test_a_thousand_policies_are_scrolled_and_filtered_without_waiting() -
             page.locator("#attention a", has_text="service-777").click()
             wait_state(page, "service-777", "open")
             page.locator("#filter").fill("service-99")
-            page.wait_for_timeout(1000)
-            assert page.locator("article.card").count() == 11
+            wait_until(page, "document.querySelectorAll('article.card').length === 11")
             longest = page.evaluate(
                 """() => new Promise((done) => { let last = performance.now(), most = 0, n = 0;
                 const look = (now) => { most = Math.max(most, now - last); last = now;
-                  ++n < 120 ? requestAnimationFrame(look) : done(most); };
+                  ++n < 60 ? requestAnimationFrame(look) : done(most); };
                 requestAnimationFrame(look); })"""
             )
             assert longest < 2_000  # ms
-            assert page.mishaps == []
 
         await in_browser(visit)
 
