@@ -293,6 +293,11 @@ async def test_the_form_lets_in_with_a_cookie_that_scripts_and_others_cannot_use
         assert "samesite=strict" in cookie
         assert TOKEN not in cookie
         assert (await client.get("/api/state")).status_code == 200
+        async with opened(token=TOKEN) as (other, _):  # another page on this machine: cookies don't know of ports
+            assert (await client.get(f"{other.url}api/state")).status_code == 401
+            await client.post(other.url, data={"token": TOKEN})
+            assert (await client.get(f"{other.url}api/state")).status_code == 200
+        assert (await client.get("/api/state")).status_code == 200
 
 
 async def test_a_token_in_the_query_of_the_page_lets_in_and_nowhere_else() -> None:
@@ -447,6 +452,13 @@ async def test_a_port_that_is_taken_is_told_and_nothing_is_left_behind() -> None
             async with open_dashboard(port=port):
                 raise AssertionError("it was opened")
     assert _instruments.installed == before
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'x' * 70}.example", "é..é"])
+async def test_a_host_that_is_none_is_told(host: str) -> None:
+    with pytest.raises(ValueError, match=f"host must be an address or a host name, not '{host}'"):
+        async with open_dashboard(host, 0, token=TOKEN):
+            raise AssertionError("it was opened")
 
 
 async def test_it_is_opened_once_and_the_bodys_error_leaves_bare() -> None:

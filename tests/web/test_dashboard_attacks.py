@@ -225,6 +225,15 @@ async def test_whoever_drips_is_not_waited_for(
     assert caplog.records == []
 
 
+async def test_headers_that_come_in_pieces_are_16_kilobytes_at_most() -> None:
+    async with opened() as (dashboard, _):
+        assert status(await raw(dashboard, asking("/", f"X: {'x' * 15_000}"))) == 200
+        async with await trio.open_tcp_stream(*dashboard.address) as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 17_000)
+            with trio.fail_after(5):  # before all has come
+                assert status(await stream.receive_some()) == 431
+
+
 async def test_who_offers_http_2_is_answered_in_http_1() -> None:
     upgrade = ("Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
     async with opened() as (dashboard, _):
@@ -315,6 +324,42 @@ async def test_a_browser_that_takes_nothing_is_cut_off(monkeypatch: pytest.Monke
                     await trio.sleep(0.01)
                 while len(readers):  # noqa: ASYNC110  # nobody tells
                     await trio.sleep(0.05)
+
+
+async def test_a_browser_that_has_taken_all_is_not_cut_off_however_long_nothing_happens() -> None:
+    async with opened() as (dashboard, _):
+        async with events_of(dashboard) as events:
+            names = []
+            with trio.fail_after(10):
+                async for name, _ in events:
+                    names.append(name)
+                    if name == "ready":
+                        dashboard._server.drop_stalled(trio.current_time() + 1_000)
+                        dashboard._app.readers.send("lines", [])
+                    if name == "lines":
+                        break
+            assert "ready" in names
+
+
+@pytest.mark.slow
+async def test_a_crowd_that_says_nothing_takes_no_more_connections_than_are_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_dashboard_server, "HEADER_TIME", 1.0)
+    most = 1 + 100
+    async with opened(max_readers=1) as (dashboard, client):
+        crowd = [await trio.open_tcp_stream(*dashboard.address) for _ in range(most + 30)]
+        with trio.fail_after(10):
+            for each in crowd[most:]:
+                with suppress(trio.BrokenResourceError):
+                    assert await each.receive_some() == b""  # who is too much is told at once
+        assert len(dashboard._server) == most
+        with trio.fail_after(10):
+            while len(dashboard._server):  # noqa: ASYNC110  # nobody tells
+                await trio.sleep(0.02)
+        assert (await client.get("/")).status_code == 200
+        for each in crowd:
+            each.socket.close()
 
 
 async def test_a_slow_reader_loses_what_waits_is_told_so_and_costs_bounded_memory() -> None:
@@ -448,7 +493,7 @@ async def test_neither_the_state_nor_the_metrics_hold_the_program() -> None:
             _instruments.announce(policy)  # for the metrics, too
         for path in ("/api/state", "/metrics"):
             longest = []
-            for _ in range(5):  # the quickest counts: a busy machine may interrupt any
+            for _ in range(3):  # the quickest counts: a busy machine may interrupt any
                 steps = Steps()
                 trio.lowlevel.add_instrument(steps)
                 answer = await client.get(path)

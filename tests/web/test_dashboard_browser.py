@@ -139,7 +139,7 @@ async def test_pause_stands_still_and_going_on_catches_up() -> None:
             page.keyboard.press("p")
             assert page.locator("#pause").get_attribute("aria-pressed") == "true"
             page.run(fail_through, breaker)
-            page.wait_for_timeout(1500)
+            page.wait_for_timeout(1_100)
             wait_state(page, "search", "closed")
             assert page.locator("#link .word").inner_text() == "paused"
             page.locator("#pause").click()
@@ -254,7 +254,7 @@ async def test_everything_is_reached_by_keyboard() -> None:
             assert page.locator("#filter").input_value() == ""
             for selector in ("#trouble", "#pause", "#theme", "#attention a"):
                 tab_to(page, selector)
-            page.wait_for_timeout(1_500)  # it is drawn anew meanwhile
+            page.wait_for_timeout(1_100)  # it is drawn anew meanwhile
             assert page.evaluate("document.activeElement.textContent").startswith("■service-66open")
             page.keyboard.press("Enter")
             assert page.evaluate("document.activeElement.querySelector('h3').textContent") == "service-66"
@@ -333,11 +333,11 @@ async def test_contrast_names_marks_and_width_in_both_colours_and_on_a_phone() -
                 page.goto(dashboard.url)
                 wait_state(page, "dependencies", "degraded")
                 page.locator("#attention a", has_text="search").first.wait_for()
-                page.wait_for_timeout(1500)
+                page.wait_for_timeout(1_100)
                 grounds = set()
                 for colours in ("light", "dark"):
                     page.emulate_media(color_scheme=colours, reduced_motion="reduce")
-                    page.wait_for_timeout(200)
+                    page.wait_for_timeout(100)
                     assert page.evaluate(CONTRASTS) == []
                     grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
                 assert len(grounds) == 2
@@ -346,7 +346,7 @@ async def test_contrast_names_marks_and_width_in_both_colours_and_on_a_phone() -
                 assert page.evaluate(MARKS) == []
                 for width in (1440, 820, 390, 320):
                     page.set_viewport_size({"width": width, "height": 800})
-                    page.wait_for_timeout(200)
+                    page.wait_for_timeout(100)
                     assert page.evaluate("document.documentElement.scrollWidth") <= width
                 page.keyboard.press("t")
                 page.keyboard.press("t")

@@ -309,10 +309,10 @@ async def test_a_page_without_a_stream_asks_and_goes_back_to_the_stream_when_the
             page.evaluate(NOTE_WORDS)
             gone.clear()
             gc.collect()
-            page.wait_for_timeout(1_200)
+            page.wait_for_timeout(1_100)
             for _ in range(9):  # refused a stream, it still asks; each sixth time it tries to get one
                 page.clock.run_for(11_000)
-                page.wait_for_timeout(200)
+                page.wait_for_timeout(80)
                 assert link.inner_text() == "asking every 5 s"
             assert set(page.evaluate("words")) <= {"asking every 5 s"}
             assert page.locator("article.card").count() == 1

@@ -167,3 +167,5 @@ async def listen(host: str, port: int) -> list[trio.SocketListener]:
         return await functools.partial(trio.open_tcp_listeners, port, host=host)()
     except OSError as exc:
         raise OSError(exc.errno, f"the live page can't listen on {host}, port {port}: {exc.strerror or exc}") from exc
+    except UnicodeError:
+        raise ValueError(f"host must be an address or a host name, not {host!r}") from None
