@@ -13,7 +13,7 @@ from trioresil.cli import _commands
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 COMMANDS = sorted(_commands.COMMANDS)
-WORDS = {"no", "off", "none", "never", "unchecked", "no limit", "none is slow"}
+WORDS = {"no", "off", "none", "never", "unchecked", "no limit", "none is slow", "the system's authorities"}
 
 
 def options_of(name: str) -> dict[str, Any]:
