@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.web._browser import close_browser
+from tests.web._browser import chromium, close_browser
+
+
+@pytest.fixture
+def needs_chromium() -> None:
+    """Skip the test, in its own words and before anything is open, where there is no browser."""
+    chromium()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ import pytest
 import trioresil
 from tests.web._browser import in_browser
 from tests.web._dashboard import succeed
+from tests.web._looks import check_looks
 from trioresil._http._client_tls import ClientTLSStatistics
 from trioresil._http._origin_policies import OriginStatistics
 from trioresil._http._pool_statistics import PoolOriginStatistics, PoolTransportStatistics
@@ -20,7 +21,7 @@ from trioresil._http._resilient import ResilientTransportStatistics
 from trioresil.abc import TripGauge
 from trioresil.dashboard import open_dashboard
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("needs_chromium")]
 
 ERROR = ConnectionError("it is down")
 
@@ -188,6 +189,7 @@ async def test_each_card_says_what_its_statistics_say() -> None:
             assert tones == {
                 "circuit counts": ["", "bad"], "pool": [""], "pool full": ["bad"], "slots": ["warn"], "bucket empty": ["warn"]
             }  # fmt: skip
+            check_looks(page)
             return found
 
         found = await in_browser(visit)
