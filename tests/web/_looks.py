@@ -1,4 +1,4 @@
-"""How the live page must look whatever is on it: contrast, names for screen readers, marks besides colours, no sideways scroll."""
+"""How the live page must look in any state: contrast, names for screen readers, marks besides colours, no scroll sideways."""
 
 from __future__ import annotations
 

@@ -187,13 +187,13 @@ async def test_filters_leave_what_is_asked_for() -> None:
 
 @pytest.mark.parametrize("token", [None, TOKEN])
 async def test_a_program_that_ends_is_noticed_and_found_again_when_it_starts_again(token: str | None) -> None:
-    first, second = CircuitBreaker(name="of the first"), CircuitBreaker(name="of the second")
+    first, second = [CircuitBreaker(name=f"of the first {n}") for n in "ab"], CircuitBreaker(name="of the second")
     end, again, done = trio.Event(), trio.Event(), trio.Event()
     url = ""
 
     def visit(page: Any) -> None:
         page.goto(url + (f"?token={TOKEN}" if token else ""))
-        wait_state(page, "of the first", "closed")
+        wait_state(page, "of the first b", "closed")
         page.run_sync(end.set)
         page.locator("#link .word", has_text="no connection").wait_for()
         page.run_sync(again.set)
@@ -209,7 +209,7 @@ async def test_a_program_that_ends_is_noticed_and_found_again_when_it_starts_aga
 
     async with trio.open_nursery() as nursery:
         async with open_dashboard(port=0, token=token) as dashboard:
-            dashboard.show(first)
+            dashboard.show(*first)
             url = dashboard.url
             nursery.start_soon(partial(in_browser, visit, expected="ERR_|Failed to fetch|401"))
             await end.wait()
