@@ -276,6 +276,7 @@ def test_a_proxy_that_is_not_reached_is_named_as_such(url: str, asked: str, whom
         (_caused(httpx.ConnectError("failed"), REFUSED), "Connection refused"),
         (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
         (httpx.ConnectError("[Errno -2] Name or service not known"), "Name or service not known"),
+        (httpx.RemoteProtocolError("illegal request line"), "the answer is not valid HTTP: illegal request line"),
         (httpx.ReadError("reset, see http://u:hunter2@host/?k=hunter2"), "reset, see http://host/"),
         (ValueError("token=hunter2"), "ValueError: token=***"),
         (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"), "wrong version number"),
