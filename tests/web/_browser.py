@@ -97,7 +97,8 @@ async def in_browser(visit: Callable[[Any], T], *, expected: str = "(?!)", **opt
             page.run = lambda function, *args: trio.from_thread.run(function, *args, trio_token=token)
             page.run_sync = lambda function, *args: trio.from_thread.run_sync(function, *args, trio_token=token)
             found = visit(page)
-            assert [each for each in page.mishaps if not re.search(expected, each)] == []
+            mishaps = [each for each in page.mishaps if not re.search(expected, each)]
+            assert not mishaps, mishaps
             return found
 
     return await trio.to_thread.run_sync(shared.thread.submit(run).result)

@@ -306,6 +306,8 @@ async def test_a_token_in_the_query_of_the_page_lets_in_and_nowhere_else() -> No
         assert (await client.get("/", params={"token": "wrong"})).status_code == 403
         answer = await client.get("/", params={"token": TOKEN})
         assert (answer.status_code, answer.headers["refresh"]) == (200, "0; url=/")
+        assert '<link rel="icon" href="/icon.svg"' in answer.text
+        assert TOKEN not in answer.text
         assert "<h1" in (await client.get("/")).text
 
 

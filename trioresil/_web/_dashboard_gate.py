@@ -42,6 +42,11 @@ _HEADERS: Final = {
     "cache-control": "no-store",
 }
 
+_GO_ON: Final = (  # it names its icon, or browsers would ask for another, which isn't there
+    b'<!doctype html><html lang="en"><meta charset="utf-8"><title>trioresil</title>'
+    b'<link rel="icon" href="/icon.svg" type="image/svg+xml"><a href="/">Show the page</a></html>'
+)
+
 
 def is_loopback(host: str) -> bool:
     """Tell whether a host names this machine only."""
@@ -171,7 +176,7 @@ class Gate:
 
     def _admit(self) -> Response:
         # A page that sends itself on, not a redirect: after one that began elsewhere, a browser keeps a strict cookie back.
-        answer = Response(b"", 200, {"refresh": "0; url=/"}, "text/html; charset=utf-8")
+        answer = Response(_GO_ON, 200, {"refresh": "0; url=/"}, "text/html; charset=utf-8")
         answer.set_cookie(self.cookie, self._session, httponly=True, samesite="strict", path="/")
         return answer
 
