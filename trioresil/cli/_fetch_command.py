@@ -26,7 +26,7 @@ from ._output import Output, OutputError
 from ._signals import tell_of_signal
 
 READER_LEFT: Final = 128 + signal.SIGPIPE
-SECONDS: Final = Number(0, math.inf, min_open=True)
+SECONDS: Final = Number(0, min_open=True)
 UNITS: Final = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 EPILOG: Final = """\b
 Examples:

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -15,12 +14,12 @@ import httpx
 from .._errors import CircuitIsolatedError, CircuitOpenError, RejectedError, TimedOutError, in_seconds
 from .._redaction import one_line, without_secrets
 from ..httpx import transient
+from ._causes import causes, not_reached
 from ._fetch_plan import printable
 
 TOTAL_TIMEOUT: Final = "total-timeout"
 NO_TIME: Final = ", and there is no time for another attempt"
 _NO_SUCH_HOST: Final = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
-_ASKED: Final = re.compile(r"all attempts to connect to (\S+) failed")
 _ADVICE: Final = {
     errno.ENOSPC: "; make room, and run it again",
     errno.EDQUOT: "; make room, and run it again",
@@ -43,19 +42,6 @@ def _is_final(error: BaseException) -> bool:
     if isinstance(error, socket.gaierror):
         return error.errno in _NO_SUCH_HOST
     return isinstance(error, ssl.SSLCertVerificationError)
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over an error and those that led to it, down to the system's own; of a group, the first."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        if isinstance(current, BaseExceptionGroup):
-            current = current.exceptions[0]
-        else:
-            current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
 
 
 def describe(error: Exception) -> str:
@@ -124,8 +110,8 @@ def _of_connecting(error: Exception) -> str:
             return f"{known} ({cause.strerror})"
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the certificate can't be trusted: {cause.verify_message}"
-    asked = next((found[1] for each in causes(error) if (found := _ASKED.match(str(each)))), None)
-    return f"no connection{f' to {asked}' if asked else ''}{_system_says(error)}"  # which may be that of a proxy
+    asked = not_reached(error)
+    return f"no connection{f' to {asked}' if asked else ''}{_system_says(error)}"
 
 
 def _system_says(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import ssl
 import sys
@@ -117,11 +118,12 @@ def watch(
         targets = read_targets(urls, file, settings, count=count)
     except TargetError as exc:
         raise Misuse(str(exc)) from None
-    for ca_file in {each.ca_file for each in targets.targets}:
+    for ca_file in {each.ca_file for each in targets.targets if each.ca_file or each.scheme not in ("tcp", "dns")}:
         try:
             trust(ca_file)
         except (OSError, ssl.SSLError) as exc:
-            raise Misuse(f"the CA file {ca_file} can't be used: {exc.strerror or exc}") from None
+            named = ca_file or f"{os.environ.get('SSL_CERT_FILE')}, of SSL_CERT_FILE in the environment,"
+            raise Misuse(f"the CA file {named} can't be used: {exc.strerror or exc}") from None
     if serve is not None:
         import_page()
     watching = Watching(targets)
