@@ -126,7 +126,12 @@ def chance(argument: str, value: Any) -> Any:
 def fix_module_names(module: str, namespace: Mapping[str, Any]) -> None:
     """Let public classes and functions say that they live in `module`, where users import them from."""
     package = module.rpartition(".")[0]
-    private = (f"{module}._", f"{package}._http.", f"{package}._shared.", f"{package}._web.")  # rooms that faces have in common
+    private = (
+        f"{module}._",
+        f"{package}._http.",
+        f"{package}._shared.",
+        f"{package}._web.",
+    )  # rooms that faces have in common
     for name, value in namespace.items():
         home = getattr(value, "__module__", None)
         public = not name.startswith("_") and isinstance(value, (type, Callable))  # type: ignore[arg-type]

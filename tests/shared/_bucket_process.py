@@ -1,7 +1,7 @@
 """One process that takes tokens: `python -m tests.shared._bucket_process '{"url": …}'`; prints what it got as JSON.
 
 It says "ready", waits for a line, takes tokens for some seconds, and tells of each grant when it woke up, on the machine's
-monotonic clock, and which slot on the server that was.
+monotonic clock, and where its slot on the server ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Recording(SharedTokenBucket):
 
     def _leave(self, waiter: Any) -> None:
         if waiter.granted:
-            self.used.append((waiter.slot.start, waiter.slot.end))
+            self.used.append(waiter.slot.end)
         super()._leave(waiter)
 
 

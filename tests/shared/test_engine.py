@@ -248,6 +248,24 @@ async def test_tasks_end_with_the_block(rig: Rig) -> None:
     assert ended
 
 
+async def test_task_that_is_cancelled_with_the_block_can_still_give_back(rig: Rig) -> None:
+    said: list[Any] = []
+
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.move_on_after(1, shield=True):
+                said.append(await add(engine))
+                engine.start_soon(trio.sleep, 0)
+
+    async with rig.open() as engine:
+        for _ in range(3):
+            engine.start_soon(work)
+        await trio.sleep(0.01)
+    assert sorted(said) == [1, 2, 3]
+
+
 async def test_error_of_the_body_leaves_bare(rig: Rig) -> None:
     error = LookupError("mine")
     with pytest.raises(LookupError) as caught:

@@ -75,6 +75,26 @@ async def cancel_many(server: Server, times: int) -> None:
         assert engine.statistics().late == len(late)
 
 
+async def test_what_was_sent_last_reaches_the_server(server: Server) -> None:
+    async with open_redis(server.url) as engine:
+        await add(engine, 0)  # it knows the script from here on
+    for n in range(1, 11):
+        async with open_redis(server.url) as engine:
+            engine.start_soon(add, engine)
+        assert server.command("GET", "{sum}") == b"%d" % n
+
+
+@pytest.mark.slow
+async def test_frozen_server_does_not_hold_up_the_end(servers: Servers) -> None:
+    server = servers.new("valkey")
+    async with open_redis(server.url) as engine:
+        await add(engine)
+        server.freeze()
+        began_at = trio.current_time()
+    assert trio.current_time() - began_at < 2
+    server.thaw()
+
+
 async def test_huge_answers_come_whole(server: Server) -> None:
     async with open_redis(server.url) as engine:
         text, mark = await engine.eval(HUGE, ["{a}"], [5_000_000, "end"], within=WITHIN)

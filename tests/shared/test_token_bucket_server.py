@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from trioresil._shared import token_bucket_scripts as scripts
 from trioresil._shared.engine import Script, ScriptEngine
 from trioresil.redis import Combine, Exact, FailClosed, Lease, SharedTokenBucket, open_redis
 
+ROUNDING = Fraction(1, 1000)  # microseconds, of floats
 ROOT = Path(__file__).parents[2]
 KEY = "trioresil:{limit}:bucket"
 
@@ -45,8 +47,8 @@ def stored(server: Server, key: str = KEY) -> gcra.State | None:
     kept = server.command("GET", key)
     if kept is None:
         return None
-    tat, seen = kept.decode().split()
-    return float(tat), float(seen)
+    seen, lead = kept.decode().split()
+    return float(seen), float(lead)
 
 
 # --- scripts ------------------------------------------------------------------------------------------------------------------
@@ -74,7 +76,7 @@ def test_each_script_does_what_its_twin_does(server: Server, plan: list[Any], to
                 script, args = _asked(name, numbers, token_time, burst, slots)
                 reply = await engine.eval(script, [KEY], args, within=5)
                 after = stored(server)
-                now = float(reply[0]) if script is scripts.RESERVE else after[1] if after is not None else 0.0
+                now = float(reply[0]) if script is scripts.RESERVE else after[0] if after is not None else 0.0
                 if after is None or (after == before and script is scripts.GIVE_BACK):
                     assert after == before
                     continue
@@ -88,7 +90,7 @@ def test_each_script_does_what_its_twin_does(server: Server, plan: list[Any], to
                     assert reply == expected
                 assert stored(server) == twin.states[KEY]
                 lives = server.command("PTTL", KEY)
-                assert 900 <= lives <= max(0, (after[0] - now) / 1000) + 1002
+                assert 900 <= lives <= gcra.lead_at(after, now) / 1000 + 1002
 
     trio.run(main)
 
@@ -100,7 +102,12 @@ def _asked(
         return scripts.RESERVE, [token_time, burst, numbers[1], numbers[2], *numbers[0]]
     if name == "give back":
         tail = [slots.pop() for _ in range(min(len(slots), numbers[0]))]
-        return scripts.GIVE_BACK, [part for slot in tail for part in (slot.end, slot.start)] or [1.0, 0.0]
+        return scripts.GIVE_BACK, [part for slot in tail for part in scripts.back(slot.end, slot.start)] or [
+            1.0,
+            0.0,
+            0.0,
+            0.0,
+        ]
     if name == "settle":
         return scripts.SETTLE, [token_time, numbers[0]]
     return scripts.PAUSE, [burst, numbers[0]]
@@ -111,10 +118,8 @@ async def test_a_server_clock_that_was_set_back_blocks_nobody(server: Server) ->
     async with open_redis(server.url) as engine:
         limit = bucket(engine, rate=100, capacity=2)
         await limit.acquire()
-        tat, seen = stored(server) or (0.0, 0.0)
-        server.command(
-            "SET", KEY, f"{tat + hour!r} {seen + hour!r}"
-        )  # as it would be, had the clock been an hour ahead
+        seen, lead = stored(server) or (0.0, 0.0)
+        server.command("SET", KEY, f"{seen + hour!r} {lead!r}")  # as it would be, had the clock been an hour ahead
         with trio.fail_after(5):
             for _ in range(5):
                 await limit.acquire()
@@ -130,9 +135,12 @@ async def test_several_buckets_are_charged_for_one_instant(server: Server) -> No
             await acquire_all((slow, 1), (fast, 1))
         states = [stored(server, limit._key) for limit in (slow, fast)]
         assert None not in states
-        (slow_tat, slow_seen), (fast_tat, fast_seen) = states  # type: ignore[misc]
-        assert slow_seen == fast_seen
-        assert fast_tat - slow_tat == pytest.approx(1e4 - 1e5 + 1e5 - 1e5, abs=1e5)
+        (slow_seen, slow_lead), (fast_seen, fast_lead) = states  # type: ignore[misc]
+        assert (
+            slow_seen == fast_seen
+        )  # both were charged in one step, and for the instant at which the slow one was ready
+        assert slow_lead - 1e5 == pytest.approx(fast_lead - 1e4)
+        assert slow_lead > 1e5
         assert server.command("KEYS", "trioresil:{both}:*") is not None
 
 
@@ -203,10 +211,11 @@ def run_processes(server: Server, count: int, **plan: Any) -> tuple[list[dict[st
             child.wait()
 
 
-def assert_disjoint(slots: Sequence[tuple[float, float]]) -> None:
-    """What was granted lies behind one another on the server, so no window of its clock holds more than it may: exactly."""
-    ends = sorted(slots)
-    assert all(start >= end for (_, end), (start, _) in pairwise(ends))
+def assert_apart(found: Sequence[dict[str, Any]], *, rate: float) -> None:
+    """What was granted lies 1 / rate apart on the server, so no window of its clock holds more than it may: exactly."""
+    ends = sorted(Fraction(seen) + Fraction(lead) for each in found for seen, lead in each["used"])
+    assert ends
+    assert all(later - earlier >= Fraction(1_000_000, rate) - ROUNDING for earlier, later in pairwise(ends))
 
 
 @pytest.mark.slow
@@ -214,7 +223,7 @@ def assert_disjoint(slots: Sequence[tuple[float, float]]) -> None:
 @pytest.mark.parametrize("impatient", [False, True], ids=["patient", "impatient"])
 def test_four_processes_keep_one_rate(valkey: Server, mode: str, impatient: bool) -> None:
     found, seconds = run_processes(valkey, 4, mode=mode, rate=200, capacity=10, seconds=2.0, impatient=impatient)
-    assert_disjoint([tuple(slot) for each in found for slot in each["used"]])
+    assert_apart(found, rate=200)
     woke = [at for each in found for at in each["woke"]]
     assert excess([(at, 1) for at in woke], rate=200, burst=10) <= 200 * 0.1
     goodput = len(woke) / (10 + 200 * seconds)
@@ -234,7 +243,7 @@ def test_leases_that_are_hoarded_and_fired_at_once_stay_within_the_documented_bu
 @pytest.mark.parametrize("impatient", [False, True], ids=["patient", "impatient"])
 def test_four_processes_reach_the_rate(valkey: Server, mode: str, impatient: bool) -> None:
     found, seconds = run_processes(valkey, 4, mode=mode, rate=400, capacity=20, seconds=20.0, impatient=impatient)
-    assert_disjoint([tuple(slot) for each in found for slot in each["used"]])
+    assert_apart(found, rate=400)
     woke = [at for each in found for at in each["woke"]]
     late = excess([(at, 1) for at in woke], rate=400, burst=20) / 400
     goodput = len(woke) / (20 + 400 * seconds)

@@ -124,7 +124,7 @@ class Line:
     def take_tail(self) -> list[Slot]:
         """Take out the freed slots that are behind everybody in the line, the latest first."""
         self._drop_missed(trio.current_time())
-        end = max((waiter.slot.end for waiter in self._waiters if waiter.slot is not None), default=-1.0)
+        end = max((waiter.slot.end for waiter in self._waiters if waiter.slot is not None), default=(-1.0, -1.0))
         tail = sorted((slot for slot in self._freed if slot.end > end), key=lambda slot: slot.end, reverse=True)
         if tail:
             self._freed = [slot for slot in self._freed if slot.end <= end]

@@ -10,6 +10,7 @@ import hashlib
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import AsyncExitStack
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, Final, Protocol
@@ -35,6 +36,8 @@ from .redis_urls import Address, Place, read
 
 OPENING: Final = 1.0
 """Seconds for which opening waits for a server that is away."""
+LAST_WORDS: Final = 0.2
+"""Seconds for which closing waits until the server has what was sent last."""
 MOST_TRIES: Final = 5
 """Times that one script is sent, at most, while a cluster points elsewhere."""
 
@@ -87,7 +90,10 @@ class RedisEngine:
         self._settings = settings
         self._place: Place = settings.place
         self._rng = rng
-        self._tasks = Tasks(f"engine {name!r}")
+        self._tasks = Tasks(f"engine {name!r}")  # connections: they outlive what policies have started
+        self._of_policies = Tasks(f"engine {name!r}")
+        self._stack = AsyncExitStack()
+        self._closing = False
         self._context: Context | None = None
         self._open = False
         self._opening = True
@@ -107,7 +113,9 @@ class RedisEngine:
 
     @enable_ki_protection
     async def __aenter__(self) -> RedisEngine:
-        await self._tasks.__aenter__()
+        await self._stack.enter_async_context(self._tasks)
+        self._stack.push_async_callback(self._last_words)
+        await self._stack.enter_async_context(self._of_policies)
         self._context = copy_context()
         self._open = True
         if _instruments.installed:
@@ -116,8 +124,9 @@ class RedisEngine:
             self._tasks.start_soon(self._site.run)
             await self._wait_for_the_first_connection()
         except BaseException as exc:
+            self._closing = True
+            await self._stack.__aexit__(type(exc), exc, exc.__traceback__)
             self._open = False
-            await self._tasks.__aexit__(type(exc), exc, exc.__traceback__)
             raise
         return self
 
@@ -141,8 +150,19 @@ class RedisEngine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        self._open = False
-        return await self._tasks.__aexit__(kind, error, traceback)
+        self._of_policies.check_task()
+        try:
+            return await self._stack.__aexit__(kind, error, traceback)
+        finally:
+            self._open = False
+
+    async def _last_words(self) -> None:
+        """See that the server has what was sent last, as by tasks that gave something back when they were cancelled."""
+        self._closing = True
+        with trio.move_on_after(LAST_WORDS, shield=True):
+            for keeper in self._site.keepers:
+                if self._evaluations and keeper.is_up and keeper.connection is not None and keeper.connection.usable:
+                    await keeper.connection.create_request(b"PING", raise_exceptions=False)
 
     # -- scripts ---------------------------------------------------------------------------------------------------------------
 
@@ -277,7 +297,8 @@ class RedisEngine:
 
     def start_soon(self, fn: Callable[..., Awaitable[object]], *args: object) -> None:
         """Run a task in the engine's block; see ScriptEngine."""
-        self._tasks.start_soon(fn, *args)
+        if not self._closing:  # an answer that comes late finds nobody who could use it
+            self._of_policies.start_soon(fn, *args)
 
     def statistics(self) -> RedisEngineStatistics:
         """Return a snapshot."""
@@ -306,7 +327,7 @@ class RedisEngine:
         if up:
             came_up, self._came_up = self._came_up, trio.Event()
             came_up.set()
-        if not self._open or self._context is None or (self._opening and isinstance(keeper.error, UnfitError)):
+        if self._closing or self._context is None or (self._opening and isinstance(keeper.error, UnfitError)):
             return
         context = self._context.copy()
         if up:

@@ -20,7 +20,7 @@ from .._errors import RateLimitedError, SharedStateError, SharedStateUnavailable
 from .._links import check_cancelled, mark_unstarted
 from .._policies.token_bucket import acquire_all
 from .engine import EngineDownError, Reply, ScriptEngine, ScriptRefusedError
-from .token_bucket_scripts import GIVE_BACK, RESERVE_ALL
+from .token_bucket_scripts import GIVE_BACK, RESERVE_ALL, back
 from .unavailable import FailClosed, FailLocal
 
 Demands: TypeAlias = Sequence[tuple[Any, float]]  # of SharedTokenBuckets, which this module is used by
@@ -99,9 +99,10 @@ def _give_back(engine: ScriptEngine, demands: Demands, reply: Reply) -> None:
     """Give back, in the background, what was reserved and won't be used, where nobody has reserved after it."""
     if int(reply[0]):
         return
-    for (bucket, _), end, start in zip(demands, reply[2::2], reply[3::2], strict=True):
+    now, *changes = map(float, reply[2:])
+    for (bucket, _), tail, seen, lead in zip(demands, changes[::3], changes[1::3], changes[2::3], strict=True):
         with suppress(RuntimeError):  # the engine is closed, and what is reserved there runs out
-            engine.start_soon(bucket._tell, GIVE_BACK, [float(end), float(start)])
+            engine.start_soon(bucket._tell, GIVE_BACK, back((now, tail), (seen, lead)))
 
 
 async def _without_server(demands: Demands, error: EngineDownError) -> None:

@@ -34,7 +34,7 @@ from ..abc import Policy
 from .engine import EngineDownError, Reply, ScriptEngine, ScriptRefusedError
 from .line import Line, Waiter
 from .together import acquire_together, check_part, key_of
-from .token_bucket_scripts import GIVE_BACK, PAUSE, RESERVE, SETTLE, Slots, slots_of
+from .token_bucket_scripts import GIVE_BACK, PAUSE, RESERVE, SETTLE, Slots, back, slots_of
 from .unavailable import FailClosed, FailOpen, OnUnavailable, check_on_unavailable
 
 _NUMBERS: Final = (int, float)
@@ -286,7 +286,7 @@ class SharedTokenBucket(Bucketlike):
             rate=self._rate,
             capacity=self._capacity,
             waiting=self._waiting,
-            held=self._held if self._clock.peek() <= self._held_until else 0.0,
+            held=self._held_at(self._clock.peek()),
             granted=self._granted,
             rejected=self._rejected,
             unavailable=self._unavailable,
@@ -354,11 +354,11 @@ class SharedTokenBucket(Bucketlike):
     async def _ask_alone(self, waiter: Waiter) -> None:
         sizes = [waiter.tokens]
         try:
-            reply = await self._eval(sizes, self._extra(waiter.tokens))
+            slots = await self._reserve(sizes, self._extra(waiter.tokens))
         except (EngineDownError, ScriptRefusedError) as exc:
             waiter.error = exc
             return
-        self._settle([waiter], self._slots(sizes, reply))
+        self._settle([waiter], slots)
 
     async def _ask_together(self, waiter: Waiter) -> None:
         """Ask, if nobody does; else gather for the next time."""
@@ -396,32 +396,36 @@ class SharedTokenBucket(Bucketlike):
     async def _carry(self, waiters: list[Waiter]) -> None:
         sizes = [each.tokens for each in waiters]
         try:
-            reply = await self._eval(sizes, self._extra(sum(sizes)))
+            slots = await self._reserve(sizes, self._extra(sum(sizes)))
         except (EngineDownError, ScriptRefusedError) as exc:
             for waiter in waiters:
                 waiter.refuse(exc)
         else:
-            self._settle(waiters, self._slots(sizes, reply))
+            self._settle(waiters, slots)
         self._carried = []
 
     def _extra(self, tokens: float) -> float:
-        return max(0.0, self._mode.tokens - tokens) if isinstance(self._mode, Lease) else 0.0
+        if not isinstance(self._mode, Lease):
+            return 0.0
+        return max(0.0, self._mode.tokens - tokens - self._held_at(self._clock.read()))
 
-    async def _eval(self, sizes: list[float], extra: float) -> Reply:
+    async def _reserve(self, sizes: list[float], extra: float) -> Slots:
+        token_time, burst = (
+            self._token_time,
+            self._burst,
+        )  # the answer tells of these, though the rate may change meanwhile
         max_wait = -1.0 if self._max_wait == math.inf else self._max_wait * 1e6
-        args = [self._token_time, self._burst, max_wait, extra, *sizes]
-        return await self._engine.eval(
-            RESERVE, [self._key], args, within=self._timeout, late=lambda reply: self._take_late(sizes, reply)
-        )
 
-    def _slots(self, sizes: list[float], reply: Reply) -> Slots:
-        return slots_of(reply, sizes, token_time=self._token_time, burst=self._burst, received_at=self._clock.read())
+        def read(reply: Reply) -> Slots:
+            return slots_of(reply, sizes, token_time=token_time, burst=burst, received_at=self._clock.read())
 
-    def _take_late(self, sizes: list[float], reply: Reply) -> None:
-        """Take slots for somebody who waits for them no longer."""
-        for slot in self._slots(sizes, reply).made:
-            self._line.free(slot)
-        self._offer_back()
+        def take_late(reply: Reply) -> None:
+            for slot in read(reply).made:  # for somebody who waits for it no longer
+                self._line.free(slot)
+            self._offer_back()
+
+        args = [token_time, burst, max_wait, extra, *sizes]
+        return read(await self._engine.eval(RESERVE, [self._key], args, within=self._timeout, late=take_late))
 
     def _settle(self, waiters: list[Waiter], slots: Slots) -> None:
         """Give waiters the slots that were made for them, and refuse those who would have waited too long."""
@@ -437,9 +441,13 @@ class SharedTokenBucket(Bucketlike):
                 again.append(waiter)
         if again:
             self._asking = dict.fromkeys([*again, *self._asking])
-        if slots.extra:
-            self._held = slots.extra
-            self._held_until = self._clock.read() + (self._mode.max_age if isinstance(self._mode, Lease) else 0.0)
+        if slots.extra and isinstance(self._mode, Lease):
+            now = self._clock.read()
+            self._held = self._held_at(now) + slots.extra
+            self._held_until = now + self._mode.max_age
+
+    def _held_at(self, now: float) -> float:
+        return self._held if now <= self._held_until else 0.0
 
     def _too_long(self, wait: float) -> RateLimitedError:
         error = RateLimitedError(self.name, wait)
@@ -458,7 +466,7 @@ class SharedTokenBucket(Bucketlike):
         """Give the last slots back to the server, if nobody has reserved any after them. What it doesn't take is kept."""
         try:
             while tail := self._line.take_tail():
-                numbers = [part for slot in tail for part in (slot.end, slot.start)]
+                numbers = [part for slot in tail for part in back(slot.end, slot.start)]
                 try:
                     count = await self._engine.eval(GIVE_BACK, [self._key], numbers, within=self._timeout)
                 except (EngineDownError, ScriptRefusedError):

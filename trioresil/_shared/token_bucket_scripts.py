@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from .._kernel import gcra
 from .engine import Reply, Script, Store
 
-# The state is "arrival seen". Numbers keep all of their digits; a key lives until the bucket is full again, and a second more.
+# The state is "seen lead". Numbers keep all of their digits; a key lives until the bucket is full again, and a second more.
 _STATE: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -18,15 +18,14 @@ local function load(key)
   local space = string.find(kept, ' ', 1, true)
   return tonumber(string.sub(kept, 1, space - 1)), tonumber(string.sub(kept, space + 1))
 end
-local function arrival(key)
-  local tat, seen = load(key)
-  if not tat then return now end
-  if now < seen then tat = tat - (seen - now) end
-  return math.max(tat, now)
+local function left(seen, lead)
+  if not seen then return 0 end
+  return math.max(0, lead - math.max(0, now - seen))
 end
-local function save(key, tat)
-  local lives = math.max(0, math.ceil((tat - now) / 1000)) + 1000
-  redis.call('SET', key, string.format('%.17g %.17g', tat, now), 'PX', string.format('%.0f', lives))
+local function lead_at(key) return left(load(key)) end
+local function save(key, seen, lead)
+  local lives = math.ceil(left(seen, lead) / 1000) + 1000
+  redis.call('SET', key, string.format('%.17g %.17g', seen, lead), 'PX', string.format('%.0f', lives))
 end
 local function text(number) return string.format('%.17g', number) end
 """
@@ -36,11 +35,12 @@ _RESERVE: Final = (
     + """
 local token_time, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local max_wait, extra = tonumber(ARGV[3]), tonumber(ARGV[4])
-local base = arrival(KEYS[1])
+local seen, lead = load(KEYS[1])
+local base = left(seen, lead)
 local tail, admitted, refused, taken = base, 0, -1, 0
 for i = 5, #ARGV do
   local stop = tail + ARGV[i] * token_time
-  local wait = stop - burst - now
+  local wait = stop - burst
   if max_wait >= 0 and wait > max_wait then
     refused = wait
     break
@@ -50,27 +50,26 @@ for i = 5, #ARGV do
 end
 if extra > 0 and refused < 0 then
   local there = extra
-  if token_time > 0 then there = math.floor((burst - (tail - now)) / token_time) end
+  if token_time > 0 then there = math.floor((burst - tail) / token_time) end
   taken = math.max(0, math.min(there, extra))
   tail = tail + taken * token_time
 end
-if tail > base then save(KEYS[1], tail) end
-return {text(now), text(base), admitted, text(refused), text(taken)}
+if tail > base then save(KEYS[1], now, tail) end
+return {text(now), text(base), text(seen or now), text(lead or 0), admitted, text(refused), text(taken)}
 """
 )
 
 _GIVE_BACK: Final = (
     _STATE
     + """
-local tat, seen = load(KEYS[1])
-if not tat or now < seen then return 0 end
+local seen, lead = load(KEYS[1])
 local count = 0
-for i = 1, #ARGV, 2 do
-  if tat ~= tonumber(ARGV[i]) then break end
-  tat = tonumber(ARGV[i + 1])
+for i = 1, #ARGV, 4 do
+  if seen ~= tonumber(ARGV[i]) or lead ~= tonumber(ARGV[i + 1]) then break end
+  seen, lead = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   count = count + 1
 end
-if count > 0 then save(KEYS[1], tat) end
+if count > 0 then save(KEYS[1], seen, lead) end
 return count
 """
 )
@@ -78,7 +77,7 @@ return count
 _SETTLE: Final = (
     _STATE
     + """
-save(KEYS[1], math.max(arrival(KEYS[1]) + ARGV[2] * ARGV[1], now))
+save(KEYS[1], now, math.max(lead_at(KEYS[1]) + ARGV[2] * ARGV[1], 0))
 return 1
 """
 )
@@ -86,7 +85,7 @@ return 1
 _PAUSE: Final = (
     _STATE
     + """
-save(KEYS[1], math.max(arrival(KEYS[1]), now + ARGV[2] + ARGV[1]))
+save(KEYS[1], now, math.max(lead_at(KEYS[1]), ARGV[2] + ARGV[1]))
 return 1
 """
 )
@@ -99,17 +98,18 @@ local longest = 0
 for i, key in ipairs(KEYS) do
   local token_time, burst = tonumber(ARGV[4 * i - 3]), tonumber(ARGV[4 * i - 2])
   local max_wait, size = tonumber(ARGV[4 * i - 1]), tonumber(ARGV[4 * i])
-  local wait = arrival(key) + size * token_time - burst - now
+  local wait = lead_at(key) + size * token_time - burst
   if max_wait >= 0 and wait > max_wait then return {i, text(wait)} end
   longest = math.max(longest, wait)
 end
-local reply = {0, text(longest)}
+local reply = {0, text(longest), text(now)}
 for i, key in ipairs(KEYS) do
-  local before = arrival(key)
-  local tail = math.max(before, now + longest) + ARGV[4 * i] * ARGV[4 * i - 3]
-  save(key, tail)
+  local seen, lead = load(key)
+  local tail = math.max(left(seen, lead), longest) + ARGV[4 * i] * ARGV[4 * i - 3]
+  save(key, now, tail)
   reply[#reply + 1] = text(tail)
-  reply[#reply + 1] = text(before)
+  reply[#reply + 1] = text(seen or now)
+  reply[#reply + 1] = text(lead or 0)
 end
 return reply
 """
@@ -117,23 +117,28 @@ return reply
 
 
 def _save(store: Store, key: str, state: gcra.State) -> None:
-    store.save(key, state, ttl=max(0.0, (state[0] - store.now) / 1e6) + 1)
+    store.save(key, state, ttl=gcra.lead_at(state, store.now) / 1e6 + 1)
 
 
 def _reserve(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
     token_time, burst, max_wait, extra, *sizes = map(float, args)
+    before = store.load(keys[0])
     found = gcra.reserve(
-        store.load(keys[0]), store.now, sizes, token_time=token_time, burst=burst, max_wait=max_wait, extra=extra
+        before, float(store.now), sizes, token_time=token_time, burst=burst, max_wait=max_wait, extra=extra
     )
     if found.state is not None:
         _save(store, keys[0], found.state)
-    return [repr(float(store.now)), repr(found.base), found.admitted, repr(found.refused), repr(found.extra)]
+    numbers = float(store.now), found.base, *_found(before, store)
+    return [*map(repr, numbers), found.admitted, repr(found.refused), repr(found.extra)]
+
+
+def _found(before: gcra.State | None, store: Store) -> gcra.State:
+    return (float(store.now), 0.0) if before is None else before
 
 
 def _give_back(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
-    numbers = [float(each) for each in args]
-    slots = list(zip(numbers[::2], numbers[1::2], strict=True))
-    state, count = gcra.give_back(store.load(keys[0]), store.now, slots)
+    pairs = list(zip(map(float, args[::2]), map(float, args[1::2]), strict=True))
+    state, count = gcra.give_back(store.load(keys[0]), list(zip(pairs[::2], pairs[1::2], strict=True)))
     if state is not None:
         _save(store, keys[0], state)
     return count
@@ -141,32 +146,32 @@ def _give_back(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
 
 def _settle(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
     token_time, tokens = map(float, args)
-    _save(store, keys[0], gcra.settle(store.load(keys[0]), store.now, tokens, token_time=token_time))
+    _save(store, keys[0], gcra.settle(store.load(keys[0]), float(store.now), tokens, token_time=token_time))
     return 1
 
 
 def _pause(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
     burst, duration = map(float, args)
-    _save(store, keys[0], gcra.pause(store.load(keys[0]), store.now, duration, burst=burst))
+    _save(store, keys[0], gcra.pause(store.load(keys[0]), float(store.now), duration, burst=burst))
     return 1
 
 
 def _reserve_all(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
     numbers = [float(each) for each in args]
     demands = [numbers[start : start + 4] for start in range(0, len(numbers), 4)]
-    arrivals = [gcra.arrival(store.load(key), store.now) for key in keys]
+    states = [store.load(key) for key in keys]
     longest = 0.0
-    for index, (arrival, (token_time, burst, max_wait, size)) in enumerate(zip(arrivals, demands, strict=True), 1):
-        wait = arrival + size * token_time - burst - store.now
+    for index, (state, (token_time, burst, max_wait, size)) in enumerate(zip(states, demands, strict=True), 1):
+        wait = gcra.lead_at(state, store.now) + size * token_time - burst
         if wait > max_wait >= 0:
             return [index, repr(wait)]
         longest = max(longest, wait)
     changes: list[float] = []
-    for key, arrival, (token_time, _, _, size) in zip(keys, arrivals, demands, strict=True):
-        tail = max(arrival, store.now + longest) + size * token_time
-        _save(store, key, (tail, store.now))
-        changes += tail, arrival
-    return [0, repr(longest), *map(repr, changes)]
+    for key, state, (token_time, _, _, size) in zip(keys, states, demands, strict=True):
+        tail = max(gcra.lead_at(state, store.now), longest) + size * token_time
+        _save(store, key, (float(store.now), tail))
+        changes += tail, *_found(state, store)
+    return [0, repr(longest), repr(float(store.now)), *map(repr, changes)]
 
 
 RESERVE: Final = Script("reserve tokens", _RESERVE, _reserve)
@@ -183,10 +188,10 @@ class Slot(NamedTuple):
     """On Trio's clock."""
     tokens: float
     """How many."""
-    end: float
-    """Where the reservation has taken the state to, in microseconds of the server's clock."""
-    start: float
-    """From where."""
+    end: gcra.State
+    """Which state the reservation has left on the server."""
+    start: gcra.State
+    """Which one it had found."""
 
 
 class Slots(NamedTuple):
@@ -200,12 +205,18 @@ class Slots(NamedTuple):
     """Tokens taken beside, to be used at once."""
 
 
+def back(end: gcra.State, start: gcra.State) -> list[float]:
+    """Return the arguments that give a slot back."""
+    return [*end, *start]
+
+
 def slots_of(reply: Reply, sizes: Sequence[float], *, token_time: float, burst: float, received_at: float) -> Slots:
     """Return the slots that a reply to RESERVE tells of: the waits begin when it was received, so nobody is too early."""
-    now, base, admitted, refused, extra = map(float, reply)
-    end = base
+    now, tail, seen, lead, admitted, refused, extra = map(float, reply)
+    end = seen, lead
     made = []
     for size in sizes[: int(admitted)]:
-        start, end = end, end + size * token_time
-        made.append(Slot(received_at + max(0.0, (end - burst - now) / 1e6), size, end, start))
+        tail += size * token_time
+        start, end = end, (now, tail)
+        made.append(Slot(received_at + max(0.0, (tail - burst) / 1e6), size, end, start))
     return Slots(made, refused / 1e6 if refused >= 0 else refused, extra)
