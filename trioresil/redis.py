@@ -18,6 +18,9 @@ from ._shared.memory import MemoryEngineStatistics as MemoryEngineStatistics
 from ._shared.redis_engine import RedisEngine as RedisEngine
 from ._shared.redis_engine import RedisEngineStatistics as RedisEngineStatistics
 from ._shared.redis_engine import open_redis as open_redis
+from ._shared.semaphore import Hold as Hold
+from ._shared.semaphore import SharedSemaphore as SharedSemaphore
+from ._shared.semaphore import SharedSemaphoreStatistics as SharedSemaphoreStatistics
 from ._shared.token_bucket import Combine as Combine
 from ._shared.token_bucket import Exact as Exact
 from ._shared.token_bucket import Lease as Lease
