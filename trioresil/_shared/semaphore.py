@@ -21,7 +21,6 @@ from trio.lowlevel import Task, cancel_shielded_checkpoint, current_task, enable
 
 from .. import _instruments
 from .._checks import count, number, seconds, whole
-from .._clock import RunClock
 from .._errors import (
     BulkheadFullError,
     LeaseLostError,
@@ -196,7 +195,6 @@ class SharedSemaphore(Policy):
         self._max_waiting = count("max_waiting", max_waiting, least=0, infinite=True)
         self._max_wait = seconds("max_wait", max_wait)
         self._on_unavailable = check_on_unavailable(on_unavailable)
-        self._clock = RunClock(self._meet, occupied=lambda: self._waiting + self._inside > 0, owner=repr(name))
         self._numbers = itertools.count(1)
         self._holds: dict[str, Hold] = {}  # who holds, or waits, by the server's word
         self._blocks: dict[Task, list[Hold]] = {}
@@ -218,7 +216,7 @@ class SharedSemaphore(Policy):
     def limit(self, value: int) -> None:
         self._limit = whole("limit", value, least=0)
         if self._attended:
-            self._engine.start_soon(self._release_all)
+            self._engine.start_soon(self._release, {})
 
     # -- the forms -------------------------------------------------------------------------------------------------------
 
@@ -301,7 +299,6 @@ class SharedSemaphore(Policy):
         """Take a permit; if this raises, none is held."""
         if _instruments.installed:
             _instruments.announce(self)
-        self._clock.read()
         self._waiting += 1
         try:
             hold = await self._take()
@@ -341,7 +338,12 @@ class SharedSemaphore(Policy):
         """Ask for a permit, or for a place in the queue."""
         hold._believe(trio.current_time() + self._lease, self._lease * MARGIN)
         most_waiting = 0 if self._max_wait == 0 else min(self._max_waiting, MOST_WAITING)
-        fence, next_expiry = await self._eval(ACQUIRE, hold._who, most_waiting)
+        batch = self._take_released()  # by the server's word a permit is free again before this asks for one
+        try:
+            fence, next_expiry = await self._eval(ACQUIRE, hold._who, most_waiting, *batch)
+        except BaseException:
+            self._release_later(batch)
+            raise
         if fence > WAITING:
             hold._grant(fence)
         elif fence == WAITING:
@@ -421,17 +423,28 @@ class SharedSemaphore(Policy):
                 self._releasing = True
 
     async def _release_all(self) -> None:
-        """Tell the server whatever it has yet to hear; also that the limit is another."""
+        """Tell the server whatever it has yet to hear."""
         self._releasing = False  # what is released from here on is for another message
-        batch, self._released = self._released, {}
+        if batch := self._take_released():  # else somebody who asked for a permit has told it
+            await self._release(batch)
+
+    async def _release(self, batch: dict[str, float]) -> None:
         try:
             with trio.CancelScope(shield=True):  # bounded by the time-out
                 await self._eval(RELEASE, *batch)
         except EngineDownError:
-            now = trio.current_time()
-            self._released.update((who, until) for who, until in batch.items() if until > now)
+            self._release_later(batch)
         except ScriptRefusedError:
             pass  # whoever asks for a permit is told
+
+    def _take_released(self) -> dict[str, float]:
+        batch, self._released = self._released, {}
+        return batch
+
+    def _release_later(self, batch: dict[str, float]) -> None:
+        """Keep what the server may not have heard, until it doesn't matter any more."""
+        now = trio.current_time()
+        self._released.update((who, until) for who, until in batch.items() if until > now)
 
     # -- the agent -------------------------------------------------------------------------------------------------------
 
@@ -536,13 +549,6 @@ class SharedSemaphore(Policy):
     def _look_by(self, at: float) -> None:
         if at < self._sleeps_until:
             self._nudge.set()
-
-    def _meet(self, shift: float) -> None:
-        """Begin anew: what was held in another run has ended with it."""
-        self._holds.clear()
-        self._released.clear()
-        self._blocks.clear()
-        self._attended = self._releasing = False
 
     async def _eval(self, script: Script, *args: Argument) -> Reply:
         numbers = self._limit, round(self._lease * 1e6), self._channels

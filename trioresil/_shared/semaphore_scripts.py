@@ -68,6 +68,7 @@ _ACQUIRE: Final = (
     _STATE
     + """
 local id, most_waiting = ARGV[4], tonumber(ARGV[5])
+for i = 6, #ARGV do drop(ARGV[i]) end
 serve()
 local waiting = redis.call('ZCARD', queue)
 local fence = 0
@@ -137,6 +138,7 @@ def _serve_and_save(store: Store, keys: Sequence[str], args: Sequence[str], perm
 
 def _acquire(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
     permits = _load(store, keys)
+    permits.release(args[5:])
     _serve_and_save(store, keys, args, permits)
     fence = permits.acquire(args[3], int(args[0]), int(args[1]), int(args[4]))
     _serve_and_save(store, keys, args, permits)
