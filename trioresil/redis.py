@@ -7,6 +7,10 @@ try:
 except ImportError as _error:
     raise ImportError("trioresil.redis needs coredis: pip install 'trioresil[redis]'", name=_error.name) from _error
 
+from ._shared.circuit_breaker import SharedAdmission as SharedAdmission
+from ._shared.circuit_breaker import SharedCircuitBreaker as SharedCircuitBreaker
+from ._shared.circuit_breaker import SharedCircuitBreakerStatistics as SharedCircuitBreakerStatistics
+from ._shared.circuit_breaker import SharedIsolation as SharedIsolation
 from ._shared.engine import EngineDownError as EngineDownError
 from ._shared.engine import Script as Script
 from ._shared.engine import ScriptEngine as ScriptEngine
