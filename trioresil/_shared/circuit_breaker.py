@@ -590,9 +590,9 @@ class SharedCircuitBreaker(Policy):
             self._learn(told_in(message.split(" ")))
 
     def _changed(self, available: bool) -> None:
-        """Hear that the server went away or came back: then what was known is of the past."""
-        self._told = None
-        self._local = None if available else self._local
+        """Hear that the server went away, or came back: then what was known is of the past."""
+        if available:
+            self._told = self._local = None
         self._update()
 
     def _learn(self, told: Told) -> None:
