@@ -22,7 +22,7 @@ from trioresil import (
     SharedStateUnavailableError,
 )
 from trioresil._shared.semaphore_scripts import ACQUIRE, PARTS
-from trioresil.redis import FailClosed, FailLocal, FailOpen, Hold, MemoryEngine, SharedSemaphore
+from trioresil.redis import EngineDownError, FailClosed, FailLocal, FailOpen, Hold, MemoryEngine, SharedSemaphore
 from trioresil.testing import Recorder, Sweep, cancellation_sweep
 
 KEYS = [f"trioresil:{{db}}:permits:{part}" for part in PARTS]
@@ -717,3 +717,119 @@ def test_bad_arguments_are_named(options: dict[str, Any], message: str) -> None:
 def test_an_engine_is_wanted() -> None:
     with pytest.raises(TypeError, match="engine must be what"):
         SharedSemaphore("redis://", "db", limit=1, on_unavailable=FailOpen())  # type: ignore[arg-type]
+
+
+# --- what goes wrong in between -----------------------------------------------------------------------------------------------
+
+
+async def test_a_grant_that_comes_when_its_lease_is_over_is_given_back_and_asked_for_anew(
+    mock_clock: MockClock,
+) -> None:
+    async with MemoryEngine() as engine:
+        permits = semaphore(engine)
+        await occupy(engine)
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                async with permits as hold:
+                    assert not hold.lost
+
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            next(iter(permits._holds.values()))._grant(99)
+            mock_clock.jump(LEASE)  # as if this program had been stopped before it could go on
+        assert permits.statistics().granted == 1
+
+
+async def test_a_waiter_looks_when_the_next_lease_ends_also_if_its_agent_runs_already(
+    autojump_clock: MockClock,
+) -> None:
+    async with MemoryEngine() as engine:
+        permits = semaphore(engine, lease=300)
+        async with permits:
+            pass
+        await trio.sleep(1)
+        await occupy(engine)
+        began_at = trio.current_time()
+        async with permits:
+            assert trio.current_time() - began_at <= LEASE + 0.02
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_was_given_back_in_an_outage_is_told_afterwards(again: bool, autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        permits, other = semaphore(engine, lease=1000), semaphore(engine, lease=1000)
+        async with permits:
+            engine.freeze()
+        if again:  # the request carries the news, and gets no answer
+            with pytest.raises(SharedStateUnavailableError):
+                await permits.call(trio.sleep, 0)
+        engine.kill()
+        await trio.sleep(1)
+        engine.resume()
+        await trio.sleep(1)
+        assert not permits._released
+        with trio.fail_after(1):
+            await other.call(trio.sleep, 0)
+
+
+async def test_what_was_given_back_is_forgotten_when_its_lease_is_over_anyway(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        permits = semaphore(engine, 2)
+        with pytest.raises(LeaseLostError):
+            async with permits:
+                async with permits:
+                    engine.kill()
+                await trio.sleep(1)
+                assert len(permits._released) == 1
+                await trio.sleep(LEASE)
+        await trio.sleep(1)
+        with pytest.raises(SharedStateUnavailableError):
+            await permits.call(trio.sleep, 0)
+        assert len(permits._released) == 1  # this last one
+
+
+class Stumbling(MemoryEngine):
+    """An engine that now and then gives no answer, and is not away for all that; or is slow to send."""
+
+    stumbles = 0
+    delay = 0.0
+
+    async def eval(self, script: Any, *args: Any, **options: Any) -> Any:
+        if script.name == "renew leases":
+            if self.stumbles:
+                self.stumbles -= 1
+                raise EngineDownError("no answer")
+            await trio.sleep(self.delay)
+        return await super().eval(script, *args, **options)
+
+
+async def test_a_renewal_that_failed_is_tried_again_soon(autojump_clock: MockClock) -> None:
+    async with Stumbling() as engine:
+        permits = semaphore(engine)
+        async with permits as hold:
+            await trio.sleep(0.5)
+            engine.stumbles = 3
+            await trio.sleep(0.6 + LEASE / 30 * 3)
+            assert engine.stumbles == 0
+            assert hold._until >= 1 + LEASE
+
+
+async def test_a_renewal_that_overtakes_a_release_takes_nothing_back(autojump_clock: MockClock) -> None:
+    async with Stumbling() as engine:
+        permits, other = semaphore(engine, lease=300), semaphore(engine, lease=300)
+        async with permits:
+            await trio.sleep(50)
+            engine.delay = 0.01
+            await trio.sleep_until(100.005)  # the renewal is about to be sent, and names this hold
+        await trio.sleep(1)
+        with trio.fail_after(1):
+            await other.call(trio.sleep, 0)
+
+
+async def test_the_limit_may_be_set_when_the_engine_is_closed(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        permits = semaphore(engine)
+        await permits.call(trio.sleep, 0)
+    permits.limit = 2
+    assert permits.limit == 2
