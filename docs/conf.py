@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # documents this checkout, installed or not
 
+from docs.tabulate_benchmark import fill_in  # noqa: E402
+
 project = "trioresil"
 author = "the trioresil developers"
 project_copyright = author
@@ -110,6 +112,12 @@ def read_prose(self: GoogleDocstring) -> list[str]:
     return list(self._consume_to_end())
 
 
+def fill_in_benchmark(app: Sphinx, name: str, source: list[str]) -> None:
+    """Put measured tables into the page that asks for them."""
+    source[0] = fill_in(source[0], (Path(app.srcdir) / name).parent)
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("source-read", fill_in_benchmark)
     GoogleDocstring._parse_attribute_docstring = read_prose  # type: ignore[method-assign]
     app.connect("builder-inited", find_moved_docs)

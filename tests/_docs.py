@@ -12,15 +12,20 @@ An HTML comment in front of a block changes how it is run (several may follow ea
     <!-- test: raises trioresil.TimedOutError --> the block must end with this error
     <!-- test: real clock -->                     the block does real input and output
     <!-- test: not run, because it needs a server that is not here -->
+
+And one stands in front of a block of text, which must be all that the python block before it has printed:
+
+    <!-- test: printed -->
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import io
 import re
 import textwrap
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -50,6 +55,7 @@ class Directives:
     raises: str = ""
     real_clock: bool = False
     not_run: str = ""
+    printed: bool = False
 
 
 @dataclass
@@ -59,6 +65,7 @@ class Block:
     source: str
     line: int  # of its first line of code, counted from 1
     directives: Directives = field(default_factory=Directives)
+    printed: str | None = None  # what the page says that it prints
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -66,9 +73,15 @@ class Block:
 
 def python_blocks(text: str) -> list[Block]:
     """Return the ```python blocks of a page, in order, each with the directives in front of it."""
-    return [
-        Block(source, line, directives) for language, source, line, directives in _fences(text) if language == "python"
-    ]
+    blocks: list[Block] = []
+    for language, source, line, directives in _fences(text):
+        if directives.printed:
+            if not blocks or blocks[-1].printed is not None or blocks[-1].directives.not_run:
+                raise PageError(f"line {line - 1}: no block that is run stands before what it should have printed")
+            blocks[-1].printed = source
+        elif language == "python":
+            blocks.append(Block(source, line, directives))
+    return blocks
 
 
 def shell_blocks(text: str) -> list[str]:
@@ -88,8 +101,9 @@ def _fences(text: str) -> Iterator[tuple[str, str, int, Directives]]:
             end = _end_of_fence(lines, at, fence["fence"])
             if fence["language"].lower() in DISGUISES:
                 raise PageError(f"line {at + 1}: open a block of python with ```python, so that it is run")
-            if pending is not None and fence["language"] != "python":
-                raise PageError(f"line {at + 1}: a test comment stands before a block that isn't python")
+            wanted = "text" if pending is not None and pending.printed else "python"
+            if pending is not None and fence["language"] != wanted:
+                raise PageError(f"line {at + 1}: a test comment stands before a block that isn't {wanted}")
             source = textwrap.dedent("\n".join(lines[at + 1 : end])) + "\n"
             yield fence["language"], source, at + 2, pending or Directives()
             pending = None
@@ -126,6 +140,8 @@ def _read_directive(directives: Directives, lines: list[str], start: int, commen
         directives.raises = text.removeprefix("raises ").strip()
     elif text == "real clock":
         directives.real_clock = True
+    elif text == "printed":
+        directives.printed = True
     elif (reason := re.fullmatch(r"not run, because (?P<why>\S.*)", text)) is not None:
         directives.not_run = reason["why"]
     else:
@@ -141,7 +157,12 @@ def run_page(path: Path, shown: str) -> int:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     blocks = [block for block in python_blocks(path.read_text(encoding="utf-8")) if not block.directives.not_run]
     for block in blocks:
-        _run_block(block, namespace, shown)
+        with redirect_stdout(io.StringIO()) as out:
+            _run_block(block, namespace, shown)
+        if block.printed is not None and block.printed != out.getvalue():
+            raise PageError(
+                f"{shown}:{block.line}: this block printed\n{out.getvalue()}and the page shows\n{block.printed}"
+            )
     return len(blocks)
 
 

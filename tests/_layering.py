@@ -22,6 +22,8 @@ MODULE_RANKS = {
     "_errors": 0,
     "_checks": 0,
     "_immutable": 0,
+    "_redaction": 0,
+    "_floods": 0,
     "_events": 2,
     "_links": 2,
     "_notes": 0,
@@ -50,7 +52,7 @@ ROOM_RANKS = {
     "_http": 9,
     "_shared": 9,
     "_web": 9,
-    "telemetry": 9,
+    "telemetry": 8,
     "testing": 9,
     "cli": 11,
 }

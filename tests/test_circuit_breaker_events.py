@@ -340,6 +340,10 @@ async def test_statistics_are_a_frozen_snapshot(autojump_clock: Any) -> None:
         opened=0,
         rejected=0,
         trip="1/2 consecutive failures, failure ratio 1 of 0.5 over 1 of 20 calls",
+        gauges=(
+            trioresil.abc.TripGauge("consecutive failures", 1, 2),
+            trioresil.abc.TripGauge("failure ratio", 1.0, 0.5, calls=1, min_calls=20),
+        ),
     )
     with pytest.raises(AttributeError):
         statistics.level = 3  # type: ignore[misc]
@@ -400,7 +404,7 @@ class AnyFailureCounter(trioresil.abc.TripCounter):
 async def test_a_rule_of_ones_own_serves_and_may_have_nothing_to_say(autojump_clock: Any) -> None:
     breaker = CircuitBreaker(trip=AnyFailure(), name="own")
     assert repr(breaker) == "<trioresil.CircuitBreaker 'own' closed>"
-    assert breaker.statistics().trip == ""
+    assert (breaker.statistics().trip, breaker.statistics().gauges) == ("", ())
     await breaker.call(succeed)
     await fail_times(breaker)
     assert breaker.state is OPEN

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
-from trioresil._kernel.circuit import TRANSITIONS
+from trioresil._kernel import circuit, health
 from trioresil.httpx import open_client
 
 ROOT = Path(__file__).parent.parent
@@ -20,18 +22,24 @@ def drawing(name: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_circuit_diagram_is_drawn_from_the_transition_table() -> None:
-    draw_circuit = drawing("draw_circuit")
-    stored = draw_circuit.PICTURE.read_text(encoding="utf-8")
-    assert stored == draw_circuit.draw(), "run `python docs/draw_circuit.py`"
+@pytest.mark.parametrize("at", range(len(drawing("draw_states").MACHINES)))
+def test_state_diagrams_are_drawn_from_the_transition_tables(at: int) -> None:
+    draw_states = drawing("draw_states")
+    machine = draw_states.MACHINES[at]
+    stored = (draw_states.REFERENCE / machine.file).read_text(encoding="utf-8")
+    assert stored == draw_states.draw(machine), "run `python docs/draw_states.py`"
 
 
-def test_every_transition_of_the_circuit_has_its_arrow() -> None:
-    assert drawing("draw_circuit").ARROWS.keys() == {(before, after) for (before, _), after in TRANSITIONS.items()}
+@pytest.mark.parametrize(("machine", "kernel"), [("CIRCUIT", circuit), ("HEALTH", health)])
+def test_every_transition_has_its_arrow(machine: str, kernel: Any) -> None:
+    drawn = getattr(drawing("draw_states"), machine)
+    assert drawn.transitions is kernel.TRANSITIONS
+    assert drawn.arrows.keys() == {(before, after) for (before, _), after in kernel.TRANSITIONS.items()}
 
 
 def test_the_picture_of_the_timeouts_is_drawn_from_its_table() -> None:

@@ -12,7 +12,7 @@ from tests._docs import PageError, python_blocks, run_page, runs_itself, shell_b
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 HEADINGS = ["What it does", "Usage", "Parameters", "Errors", "Events", "Statistics", "Diagram", "Anti-patterns"]
-NOT_POLICIES = {"index", "abc", "errors", "events", "testing"}
+NOT_POLICIES = {"index", "abc", "dashboard", "errors", "events", "telemetry", "testing"}
 
 
 def pages() -> list[str]:
@@ -22,7 +22,7 @@ def pages() -> list[str]:
 
 def policy_pages() -> list[str]:
     stems = [path.stem for path in REFERENCE.glob("*.md") if path.stem not in NOT_POLICIES]
-    return sorted(stem for stem in stems if not stem.startswith("http"))  # the pages of the HTTP edge
+    return sorted(stem for stem in stems if not stem.startswith(("http", "cli-")))  # the pages of these edges
 
 
 @pytest.mark.parametrize("page", pages())
@@ -164,6 +164,20 @@ def test_an_error_in_the_setup_is_not_the_expected_one(tmp_path: Path) -> None:
     assert caught.traceback[-1].lineno + 1 == 2
 
 
+def test_output_that_is_shown_is_what_the_block_before_it_printed(tmp_path: Path) -> None:
+    block = "```python\nprint('a')\nprint('  b')\n```\nIt prints:\n\n<!-- test: printed -->\n```text\n"
+    assert run(tmp_path, f"{block}a\n  b\n```\n") == 1
+    for wrong in ["a\n", "a\n  b\nc\n", "a\nb\n", ""]:
+        with pytest.raises(PageError, match=r"page\.md:2: this block printed"):
+            run(tmp_path, f"{block}{wrong}```\n")
+
+
+def test_output_of_a_script_is_compared_too(tmp_path: Path) -> None:
+    text = "```python\nimport trio\nasync def main():\n    print('a')\ntrio.run(main)\n```\n"
+    with pytest.raises(PageError, match="this block printed"):
+        run(tmp_path, f"{text}<!-- test: printed -->\n```text\nb\n```\n")
+
+
 @pytest.mark.parametrize("clock", ["real", "virtual"])
 @pytest.mark.parametrize("script", [False, True])
 def test_a_block_may_ask_for_the_real_clock(tmp_path: Path, clock: str, script: bool) -> None:
@@ -194,6 +208,10 @@ def test_a_block_that_is_not_run_gives_its_reason(tmp_path: Path) -> None:
         ("<!-- test: real clock -->\nText.\n```python\n```\n", "right before its block"),
         ("<!-- test: real clock -->\n```text\n```\n", "isn't python"),
         ("<!-- test: real clock -->\n", "has no block"),
+        ("<!-- test: printed -->\n```text\na\n```\n", "no block that is run"),
+        ("```python\n```\n<!-- test: printed -->\n```console\na\n```\n", "isn't text"),
+        ("```python\n```\n<!-- test: printed -->\n```python\n```\n", "isn't text"),
+        (2 * "<!-- test: printed -->\n```text\n```\n", "no block that is run"),
         ("```python\nx = 1\n", "never closed"),
         ("```py\nx = 1\n```\n", "with ```python"),
         ("```{code-block} python\nx = 1\n```\n", "with ```python"),

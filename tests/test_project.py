@@ -59,9 +59,11 @@ def test_the_version_is_said_once() -> None:
     assert [str(path) for path in sources if says_it.search(path.read_text(encoding="utf-8"))] == []
 
 
-def test_what_the_tests_need_includes_the_command_line() -> None:
-    [own] = [each for each in project()["project"]["optional-dependencies"]["test"] if each.startswith("trioresil[")]
-    assert "cli" in own.removeprefix("trioresil[").removesuffix("]").split(",")
+def test_what_the_tests_need_includes_all_that_a_user_may_install() -> None:
+    extras = project()["project"]["optional-dependencies"]
+    [own] = [each for each in extras["test"] if each.startswith("trioresil[")]
+    included = own.removeprefix("trioresil[").removesuffix("]").split(",")
+    assert sorted(included) == sorted(extras.keys() - {"docs", "test", "bench"})
 
 
 @pytest.mark.parametrize("extra", ["", "cli", "test", "bench", "docs"])

@@ -18,8 +18,11 @@ from ._errors import RestartLimitError as RestartLimitError
 from ._errors import TimedOutError as TimedOutError
 from ._errors import TrioresilError as TrioresilError
 from ._events import AdmissionClosed as AdmissionClosed
+from ._events import AttemptFinished as AttemptFinished
+from ._events import AttemptStarted as AttemptStarted
 from ._events import CallFinished as CallFinished
 from ._events import CallRejected as CallRejected
+from ._events import CallStarted as CallStarted
 from ._events import CertificateReloaded as CertificateReloaded
 from ._events import CertificateReloadFailed as CertificateReloadFailed
 from ._events import ChildFailed as ChildFailed

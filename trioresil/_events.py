@@ -31,16 +31,68 @@ class PolicySeen(Event):
     """A policy was used for the first time under this instrument."""
 
 
+Outcome = Literal["success", "failure", "rejected", "cancelled"]
+
+
+@attrs.frozen(kw_only=True)
+class CallStarted(Event):
+    """A call through a Pipeline, or a request through a ResilientTransport, begins. Only for instruments with `traces = True`."""
+
+    key: int
+    """The same in the CallFinished that belongs to it, which comes whatever happens; unique in the process."""
+    method: str | None = None
+    """The method of an HTTP request."""
+    origin: str | None = None
+    """Where an HTTP request goes to: "https://host:port" without a default port."""
+
+
 @attrs.frozen(kw_only=True)
 class CallFinished(Event):
-    """A call through a Pipeline came to its end."""
+    """A call through a Pipeline, or a request through a ResilientTransport, came to its end."""
 
-    outcome: Literal["success", "failure", "rejected", "cancelled"]
-    """success: it returned; rejected: nothing was started; failure: another exception; cancelled: anything not an Exception."""
+    outcome: Outcome
+    """success: it returned; rejected: nothing was started; failure: another exception, or an answer with a status that counts
+    against the server; cancelled: anything not an Exception."""
     seconds: float
     """How long it took, in seconds."""
     error: BaseException | None
     """What it raised, if it did."""
+    status: int | None = None
+    """The status of the answer to an HTTP request."""
+    key: int = 0
+    """That of its CallStarted; 0 if there was none."""
+
+
+@attrs.frozen(kw_only=True)
+class AttemptStarted(Event):
+    """An attempt of a Retry, or of a ResilientTransport, begins. Only for instruments with `traces = True`."""
+
+    key: int
+    """The same in the AttemptFinished that belongs to it, which comes whatever happens; unique in the process."""
+    attempt: int
+    """Its number, from 1."""
+    method: str | None = None
+    """The method of an HTTP request."""
+    origin: str | None = None
+    """Where an HTTP request goes to: "https://host:port" without a default port."""
+
+
+@attrs.frozen(kw_only=True)
+class AttemptFinished(Event):
+    """An attempt came to its end. Only for instruments with `traces = True`."""
+
+    key: int
+    """That of its AttemptStarted."""
+    attempt: int
+    """Its number, from 1."""
+    outcome: Outcome
+    """As that of a call. What `on_result` thinks of a result is told by the RetryScheduled that follows."""
+    seconds: float
+    """How long it took, in seconds."""
+    error: BaseException | None
+    """What it raised, if it did."""
+    status: int | None = None
+    """The status of the answer to an HTTP request."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,15 +1,19 @@
 """Who is listening: found through the task's context, as cancellation is found through the task tree.
 
 `installed` counts the instruments that are installed anywhere in the process. Everything on a hot path asks it first and pays
-nothing else while it is 0. Events are built only for listeners; where nobody listens, the few that an operator must see are
-written to the standard logger "trioresil", at most MAX_WARNINGS_PER_SECOND for each name in each second of the clock.
+nothing else while it is 0. `tracing` counts those of them that want to hear of starts too, for spans: starts of calls, and
+starts and ends of attempts, are reported to them only. Events are built only for listeners; where nobody listens, the few that
+an operator must see are written to the standard logger "trioresil", at most MAX_WARNINGS_PER_SECOND for each name in each second
+of the clock.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-import re
 import threading
+import traceback
+from collections.abc import Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, NoReturn
@@ -19,28 +23,32 @@ import trio
 from trio.lowlevel import RunVar, checkpoint, enable_ki_protection
 
 from . import _events
-from ._errors import RejectedError, in_seconds, outside_trio
-from ._events import Event
-from ._links import mark_unstarted
-from ._notes import shown
+from ._errors import RejectedError, in_seconds, is_unstarted, outside_trio
+from ._events import AttemptFinished, AttemptStarted, CallStarted, Event, Outcome
+from ._floods import Limiter
+from ._links import Link, mark_unstarted
+from ._redaction import one_line, safe_error, safe_repr
 from .abc import Instrument
 
 MAX_WARNINGS_PER_SECOND: Final = 10
 
 installed = 0
 installed_for_runs = 0  # those of instrument_run among them
+tracing = 0  # those that trace among them
 _lock = threading.Lock()
+_keys = itertools.count(1)
 _logger = logging.getLogger("trioresil")
 
 
 class _Listener:
     """One installation of an instrument: what it was told of, and whether it still works."""
 
-    __slots__ = ("_seen", "active", "instrument")
+    __slots__ = ("_seen", "active", "instrument", "traces")
 
     def __init__(self, instrument: Instrument) -> None:
         self.instrument = instrument
         self.active = True
+        self.traces = bool(getattr(instrument, "traces", False))
         self._seen: WeakValueDictionary[int, Any] = WeakValueDictionary()  # by identity: a policy may define equality
 
     def announce(self, policy: Any) -> None:
@@ -53,9 +61,11 @@ class _Listener:
             return
         try:
             self.instrument.record(event)
-        except Exception:
+        except Exception as exc:
             self.active = False
-            _logger.exception("the instrument %r raised and is switched off", self.instrument)
+            frames = "".join(traceback.format_tb(exc.__traceback__))  # no more: its context is what the call has raised
+            shown = safe_repr(self.instrument), safe_error(exc), frames.rstrip()
+            _logger.error("the instrument %s raised and is switched off: %s\n%s", *shown)
 
 
 _in_context: ContextVar[tuple[_Listener, ...]] = ContextVar("trioresil_instruments", default=())
@@ -88,7 +98,7 @@ class instrument:
             raise RuntimeError("this instrument(...) block is already open: make a new one for each with-statement")
         self._listeners = tuple(_Listener(each) for each in self._instruments)
         _in_context.set(_in_context.get() + self._listeners)
-        _count(len(self._listeners))
+        _count(1, self._listeners)
 
     @enable_ki_protection
     def __exit__(
@@ -118,7 +128,7 @@ def instrument_run(*instruments: Instrument) -> None:
     except RuntimeError as exc:
         raise outside_trio(exc) from None
     _in_run.set(present + listeners)
-    _count(len(listeners), for_run=True)
+    _count(1, listeners, for_run=True)
     trio.lowlevel.add_instrument(_UntilEnd(listeners))
 
 
@@ -136,17 +146,19 @@ def _check(candidate: Instrument) -> Instrument:
     return candidate
 
 
-def _count(change: int, *, for_run: bool = False) -> None:
-    global installed, installed_for_runs
+def _count(sign: int, listeners: tuple[_Listener, ...], *, for_run: bool = False) -> None:
+    global installed, installed_for_runs, tracing
+    change = sign * len(listeners)
     with _lock:
         installed += change
         installed_for_runs += change if for_run else 0
+        tracing += sign * sum(each.traces for each in listeners)
 
 
 def _remove(listeners: tuple[_Listener, ...], *, for_run: bool = False) -> None:
     for listener in listeners:
         listener.active = False
-    _count(-len(listeners), for_run=for_run)
+    _count(-1, listeners, for_run=for_run)
 
 
 def listeners() -> list[_Listener]:
@@ -188,6 +200,55 @@ def emit(kind: type[Event], /, **fields: Any) -> None:
         _warn(kind, fields)
 
 
+def begin(kind: type[CallStarted] | type[AttemptStarted], /, **fields: Any) -> int:
+    """Report the start of something to those who trace; return the key for its end, 0 if nobody here does."""
+    heard_by = [each for each in listeners() if each.traces] if tracing else []
+    if not heard_by:
+        return 0
+    key = next(_keys)
+    event = kind(key=key, **fields)
+    for listener in heard_by:
+        listener.record(event)
+    return key
+
+
+def end_attempt(key: int, /, **fields: Any) -> None:
+    """Report the end of an attempt, whose start was reported, to those who trace."""
+    heard_by = [each for each in listeners() if each.traces]
+    if heard_by:
+        event = AttemptFinished(key=key, **fields)
+        for listener in heard_by:
+            listener.record(event)
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """Return how a call ended that raised this."""
+    return "cancelled" if not isinstance(error, Exception) else "rejected" if is_unstarted(error) else "failure"
+
+
+def traced_attempts(policy: Any, inner: Link) -> Link:
+    """Return a link that reports each call of `inner` as an attempt of one call; `inner` itself if nobody here traces."""
+    if not any(each.traces for each in listeners()):
+        return inner
+    number = 0
+
+    async def attempt(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        nonlocal number
+        number += 1
+        facts: dict[str, Any] = {"policy": policy, "attempt": number}
+        key, began_at = begin(AttemptStarted, **facts), trio.current_time()
+        try:
+            result = await inner(args, kwargs)
+        except BaseException as exc:
+            took = trio.current_time() - began_at
+            end_attempt(key, **facts, outcome=outcome_of(exc), seconds=took, error=exc)
+            raise
+        end_attempt(key, **facts, outcome="success", seconds=trio.current_time() - began_at, error=None)
+        return result
+
+    return attempt
+
+
 async def reject(policy: Any, error: RejectedError) -> NoReturn:
     """Report a rejection, pass a full checkpoint so that no loop over rejections stops the program, and raise it."""
     emit(_events.CallRejected, policy=policy, error=error)
@@ -214,7 +275,7 @@ _WARNINGS: Final[dict[type[Event], str]] = {
     _events.ShutdownCancelled: "the body is cancelled; still running: {running}",
     _events.CertificateReloadFailed: "the new certificate can't be used, the one before stays: {cause}",
 }
-_recent: RunVar[dict[str, tuple[int, int]]] = RunVar("trioresil_recent_warnings")
+_warned: RunVar[Limiter] = RunVar("trioresil_warned")
 
 
 def _warn(kind: type[Event], fields: dict[str, Any]) -> None:
@@ -222,7 +283,7 @@ def _warn(kind: type[Event], fields: dict[str, Any]) -> None:
     if _logger.isEnabledFor(logging.WARNING) and _may_warn(name):
         shown = {key: in_seconds(value) if isinstance(value, float) else value for key, value in fields.items()}
         text = _WARNINGS[kind].format(cause=_cause(fields), **shown)
-        _logger.warning("%s: %s", name, " ".join(_without_secrets(text).split()))  # one line, whatever an error says
+        _logger.warning("%s: %s", one_line(name), one_line(text, 1_000))
 
 
 def _may_warn(name: str) -> bool:
@@ -231,14 +292,12 @@ def _may_warn(name: str) -> bool:
         second = int(trio.current_time())
     except RuntimeError:
         return True
-    recent = _recent.get({})
-    _recent.set(recent)
-    since, warned = recent.get(name, (second, 0))
-    warned = warned + 1 if since == second else 1
-    if len(recent) > 1000:
-        recent.clear()
-    recent[name] = (second, warned)
-    return warned <= MAX_WARNINGS_PER_SECOND
+    try:
+        limiter = _warned.get()
+    except LookupError:
+        limiter = Limiter(MAX_WARNINGS_PER_SECOND)
+        _warned.set(limiter)
+    return limiter.left_out(name, None, second) is not None
 
 
 def _cause(fields: dict[str, Any]) -> str:
@@ -247,9 +306,4 @@ def _cause(fields: dict[str, Any]) -> str:
         if fields.get("reason") == "returned":
             return "it returned"
         return "by hand" if fields.get("by_hand") else "its result was a failure"
-    return shown(error)
-
-
-def _without_secrets(text: str) -> str:
-    """Return text with the credentials and the query string of each URL in it left out."""
-    return re.sub(r"://(?:[^\s/'\"?#]*@)?([^\s'\"?#]*)(?:[?#][^\s'\"]*)?", r"://\1", text)
+    return safe_repr(error)

@@ -16,6 +16,7 @@ from ._events import Event as Event
 from ._kernel.backoff import Backoff as Backoff
 from ._kernel.backoff import Chance as Chance
 from ._kernel.trip_rules import TripCounter as TripCounter
+from ._kernel.trip_rules import TripGauge as TripGauge
 from ._kernel.trip_rules import TripRule as TripRule
 from ._links import (
     Called,
@@ -140,7 +141,10 @@ class Policy(Linking, ABC):
 
 @runtime_checkable
 class Instrument(Protocol):
-    """A listener: `record` is called with each event, in the task that caused it, and must return quickly."""
+    """A listener: `record` is called with each event, in the task that caused it, and must return quickly.
+
+    With a true attribute `traces` it also hears CallStarted, AttemptStarted and AttemptFinished.
+    """
 
     def record(self, event: Event, /) -> None:
         """Take note of an event. Synchronous; if it raises, it is logged once and switched off."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from . import _calls, _http, _pool, _queues, _report, _rivals, _workers
+from . import _calls, _http, _pool, _queues, _report, _rivals, _telemetry, _workers
 from ._http_child import CONTENDERS
 from ._measure import HttpPlan, Plan
 
@@ -27,6 +27,7 @@ SECTIONS: dict[str, Callable[[Plan], Any]] = {
     "grants": _queues.grants,
     "pool": _pool.pool,
     "workers": _workers.workers,
+    "telemetry": _telemetry.telemetry,
     "http": _http.http,
 }
 

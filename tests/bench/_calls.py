@@ -155,6 +155,23 @@ def _logs_kept_off_the_terminal() -> Iterator[None]:
     handler = logging.NullHandler()
     logging.getLogger().addHandler(handler)
     try:
-        yield
+        with _structlog_kept_off_the_terminal():
+            yield
     finally:
         logging.getLogger().removeHandler(handler)
+
+
+@contextmanager
+def _structlog_kept_off_the_terminal() -> Iterator[None]:
+    """stamina logs with structlog if that is there, which prints by default."""
+    try:
+        import structlog
+    except ImportError:
+        yield
+        return
+    before = structlog.get_config()
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

@@ -12,6 +12,7 @@ from . import _calls
 from ._http_report import http_tables, http_targets, pool_tables, pool_targets
 from ._measure import Plan
 from ._report_shapes import Table, Target, at_least, at_most
+from ._telemetry import telemetry_tables
 from ._workers import worker_tables, worker_targets
 
 GROUPS = {
@@ -92,6 +93,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         "grants": _grants_table,
         "pool": pool_tables,
         "workers": worker_tables,
+        "telemetry": telemetry_tables,
         "http": http_tables,
     }
     found = [table for section, make in makers.items() if section in results for table in make(results[section])]

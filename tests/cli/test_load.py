@@ -65,6 +65,7 @@ async def test_a_request_is_counted_where_it_began(autojump_clock) -> None:
     assert began == [0.0, 1.0]
     assert lanes.sides[1].total == Tally(begun=2, fresh=2)
     assert lanes.sides[1].waits == [0.75, 0.75]
+    assert [each.resilient.waits for each in lanes.timeline.slices if each.resilient.waits] == [[0.75], [0.75]]
 
 
 async def test_what_hangs_is_cut_off_in_the_end_and_counts_neither_way(autojump_clock) -> None:

@@ -325,6 +325,11 @@ async def what_a_user_writes_fits() -> None:
     trioresil.instrument(object())  # type: ignore[arg-type]
 
 
+async def what_checks_return() -> None:
+    assert_type(await trioresil.check_tls("a.example")(), float)
+    assert_type(await trioresil.check_tcp("a.example", 80)(), None)
+
+
 class Steps:
     def delays(self, rng: trioresil.abc.Chance, /) -> Iterator[float]:
         yield rng.random()

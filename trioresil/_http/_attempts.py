@@ -16,7 +16,7 @@ from trio import CancelScope, current_effective_deadline, current_time
 
 from .. import _instruments
 from .._errors import RejectedError
-from .._events import TimedOut
+from .._events import AttemptStarted, TimedOut
 from .._kernel.circuit import Ticket
 from .._policies.bulkhead import Bulkhead
 from .._policies.circuit_breaker import CircuitBreaker
@@ -113,6 +113,26 @@ class Attempts:
             breaker._leave_call(ticket, False, None)
         if permit is not None or self._counts_bodies or settings.body_timeout != math.inf:
             self._hold(origin, settings, response, permit)
+        return response
+
+    async def _traced_attempt(
+        self, request: Any, origin: Origin, settings: Settings, deadline: float, course: Course | None
+    ) -> Any:
+        """Make one attempt, and report its start and its end to those who trace."""
+        number = 1 if course is None else course.attempts + 1
+        facts: dict[str, Any] = {"policy": settings.retry or self, "attempt": number}
+        key = _instruments.begin(AttemptStarted, **facts, method=request.method, origin=origin.name)
+        if not key:
+            return await self._attempted(request, origin, settings, deadline, course)
+        began_at = current_time()
+        try:
+            response = await self._attempted(request, origin, settings, deadline, course)
+        except BaseException as exc:
+            took = current_time() - began_at
+            _instruments.end_attempt(key, **facts, outcome=_instruments.outcome_of(exc), seconds=took, error=exc)
+            raise
+        facts |= {"outcome": "failure" if is_bad(response) else "success", "status": response.status_code}
+        _instruments.end_attempt(key, **facts, seconds=current_time() - began_at, error=None)
         return response
 
     async def _exchange(self, request: Any, settings: Settings, deadline: float, course: Course | None) -> Any:
@@ -277,6 +297,11 @@ class Attempts:
                 request.headers[self._deadline_header] = f"{max(0.0, left):.3f}"
             else:
                 request.headers.pop(self._deadline_header, None)
+
+
+def is_bad(response: Any) -> bool:
+    """Tell whether an answer is a failure for whoever watches: it counts against the server, or pushes back."""
+    return is_failing(response.status_code) or response.status_code == PUSHED_BACK
 
 
 def _permit_now(bulkhead: Bulkhead) -> Any:

@@ -118,7 +118,7 @@ def bind(library: Library) -> Download:
             url=url,
             part=PartFile(_absolute(path)),
             progress=function("progress", progress, signature="(done_bytes, total_bytes) -> object"),
-            digest=_check_digest(digest),
+            digest=check_digest(digest),
             retry=default_retry if retry is None else retry,
             headers=_check_headers(headers),
             options=_options(follow_redirects, extensions),
@@ -132,17 +132,18 @@ def bind(library: Library) -> Download:
 _DIGEST: Final = re.compile(r"(?P<algorithm>[A-Za-z0-9_-]+):(?P<value>[0-9A-Fa-f]+)")
 
 
-def _check_digest(digest: Any) -> tuple[str, str] | None:
+def check_digest(digest: Any) -> tuple[str, str] | None:
+    """Return the algorithm and the hexadecimal digits of a digest, or say what is wrong with it."""
     if digest is None:
         return None
     if not isinstance(digest, str):
         raise TypeError(f"digest must be a string like 'sha256:9f86d0…' or None, not {digest!r}")
     found = _DIGEST.fullmatch(digest)
     algorithm = found["algorithm"].lower() if found is not None else ""
-    if found is None or algorithm not in hashlib.algorithms_available:
+    size = hashlib.new(algorithm).digest_size if algorithm in hashlib.algorithms_available else 0
+    if found is None or size == 0:  # those of any length, like shake_128, say too little
         raise ValueError(f"digest must be 'algorithm:hexadecimal' with an algorithm of hashlib, not {digest!r}")
-    size = hashlib.new(algorithm).digest_size
-    if size == 0 or len(found["value"]) != 2 * size:
+    if len(found["value"]) != 2 * size:
         raise ValueError(f"digest must have {2 * size} hexadecimal digits for {algorithm}, not {digest!r}")
     return algorithm, found["value"].lower()
 

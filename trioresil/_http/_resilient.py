@@ -19,6 +19,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from .. import _instruments
 from .._checks import seconds, text
+from .._events import CallFinished, CallStarted, Outcome
 from .._kernel.backoff import exponential
 from .._links import check_cancelled, not_let_in
 from .._notes import raise_again
@@ -29,7 +30,7 @@ from .._policies.timeout import Timeout
 from .._policies.token_bucket import TokenBucket
 from .._retry_budget import RetryBudget
 from ..abc import Drainable
-from ._attempts import Attempts, Traffic, tokens_of
+from ._attempts import Attempts, Traffic, is_bad, tokens_of
 from ._bodies import close, drain, is_form_of_bytes, watched_body_class
 from ._course import Course
 from ._judgement import TRANSIENT
@@ -201,11 +202,40 @@ class ResilientTransport(Attempts):
         traffic.inside += 1
         traffic.requests += 1
         try:
+            if _instruments.installed:
+                return await self._observed(request, origin, settings)
             if type(request.stream) is self._byte_stream:
                 return await self._send(request, origin, settings, True)
             return await self._send_watched(request, origin, settings)
         finally:
             traffic.leave()
+
+    async def _observed(self, request: Any, origin: Origin, settings: Settings) -> Any:
+        """Send a request, and report its start to those who trace and its end to all who listen."""
+        if settings.retry is not None:
+            _instruments.announce(settings.retry)
+        facts = {"policy": self, "method": request.method, "origin": origin.name}
+        key, began_at = _instruments.begin(CallStarted, **facts), current_time()
+        response = error = None
+        outcome: Outcome = "success"
+        try:
+            if type(request.stream) is self._byte_stream:
+                response = await self._send(request, origin, settings, True)
+            else:
+                response = await self._send_watched(request, origin, settings)
+            if is_bad(response):
+                outcome = "failure"
+            return response
+        except BaseException as exc:
+            error, outcome = exc, _instruments.outcome_of(exc)
+            raise
+        finally:
+            status = None if response is None else response.status_code
+            took = current_time() - began_at
+            _instruments.emit(
+                CallFinished, policy=self, outcome=outcome, seconds=took, error=error, status=status, key=key
+            )
+            del error  # its traceback holds this frame
 
     async def _send_watched(self, request: Any, origin: Origin, settings: Settings) -> Any:
         """Send a request whose body may be readable only once: it is sent again only while nobody has begun to read it."""
@@ -226,7 +256,8 @@ class ResilientTransport(Attempts):
         deadline = now + settings.total_timeout
         error = None
         try:
-            response = await self._attempted(request, origin, settings, deadline, None)
+            attempted = self._traced_attempt if _instruments.tracing else self._attempted
+            response = await attempted(request, origin, settings, deadline, None)
         except Exception as exc:
             error, response = exc, None
         except BaseException as exc:
@@ -275,7 +306,8 @@ class ResilientTransport(Attempts):
                     request.extensions = {**extensions, HEARD_AFTER: course.began_at}
                 error, course.began_at = None, current_time()
                 try:
-                    response = await self._attempted(request, origin, settings, deadline, course)
+                    attempted = self._traced_attempt if _instruments.tracing else self._attempted
+                    response = await attempted(request, origin, settings, deadline, course)
                 except Exception as exc:
                     error, response = exc, None
                 except BaseException as exc:

@@ -29,6 +29,22 @@ from .. import _checks
 from .windows import CountWindow, TimeWindow
 
 
+@attrs.frozen
+class TripGauge:
+    """How near a circuit is to opening, by one rule: a number, and the limit at which it opens."""
+
+    what: str
+    """What the number is, such as "failure ratio"."""
+    value: float
+    """The number now."""
+    limit: float
+    """The circuit opens when the number is that high."""
+    calls: int | None = None
+    """How many calls it was made from; None where that doesn't matter."""
+    min_calls: int | None = None
+    """With fewer calls than that the circuit stays as it is."""
+
+
 class TripCounter(ABC):
     """What a trip rule remembers about one circuit. Every method is synchronous and quick."""
 
@@ -54,6 +70,10 @@ class TripCounter(ABC):
     def describe(self) -> str:
         """Return how near the circuit is to opening, such as "3/5 consecutive failures". Empty unless overridden."""
         return ""
+
+    def gauges(self) -> tuple[TripGauge, ...]:
+        """Return the same as numbers, one gauge for each rule. Empty unless overridden."""
+        return ()
 
 
 class TripRule(ABC):
@@ -135,6 +155,9 @@ class _AnyCounter(TripCounter):
     def describe(self) -> str:
         return ", ".join(filter(None, (counter.describe() for counter in self._counters)))
 
+    def gauges(self) -> tuple[TripGauge, ...]:
+        return tuple(gauge for counter in self._counters for gauge in counter.gauges())
+
 
 def _check_whole(rule: object, field: attrs.Attribute[int], value: int) -> None:
     _checks.whole(field.name, value)
@@ -192,6 +215,9 @@ class _ConsecutiveCounter(TripCounter):
     def describe(self) -> str:
         return f"{self._failures}/{self._n} consecutive failures"
 
+    def gauges(self) -> tuple[TripGauge, ...]:
+        return (TripGauge("consecutive failures", self._failures, self._n),)
+
 
 @attrs.frozen
 class FailuresOf(TripRule):
@@ -239,6 +265,9 @@ class _FailuresOfCounter(TripCounter):
 
     def describe(self) -> str:
         return f"{self._last.failed}/{self._k} failures in the last {self._last.calls} of {self._last.size} calls"
+
+    def gauges(self) -> tuple[TripGauge, ...]:
+        return (TripGauge(f"failures in the last {self._last.size} calls", self._last.failed, self._k),)
 
 
 @attrs.frozen
@@ -293,9 +322,15 @@ class _RatioCounter(TripCounter):
 
     def describe(self) -> str:
         calls = self._recent.calls
-        share = self._recent.failed / calls if calls else 0.0
         needed = f" of {self._min_calls}" if calls < self._min_calls else ""
-        return f"{self.kind} ratio {share:.3g} of {self._ratio:g} over {calls}{needed} calls"
+        return f"{self.kind} ratio {self._share():.3g} of {self._ratio:g} over {calls}{needed} calls"
+
+    def gauges(self) -> tuple[TripGauge, ...]:
+        return (TripGauge(f"{self.kind} ratio", self._share(), self._ratio, self._recent.calls, self._min_calls),)
+
+    def _share(self) -> float:
+        calls = self._recent.calls
+        return self._recent.failed / calls if calls else 0.0
 
 
 class _FailureRatioCounter(_RatioCounter):

@@ -37,7 +37,7 @@ from .._failures import On, check_on, failure_test
 from .._kernel.backoff import Backoff, Listed, as_backoff, endless
 from .._kernel.blocks import BlockStacks
 from .._kernel.circuit import Circuit, CircuitState, Signal, Ticket
-from .._kernel.trip_rules import ConsecutiveFailures, TripRule
+from .._kernel.trip_rules import ConsecutiveFailures, TripGauge, TripRule
 from .._links import Link, check_cancelled
 from ..abc import Policy
 
@@ -71,6 +71,8 @@ class CircuitBreakerStatistics:
     """Rejections so far."""
     trip: str
     """How near it is to opening, in words."""
+    gauges: tuple[TripGauge, ...] = ()
+    """The same in numbers, one for each rule of `trip`."""
 
 
 def _fixed(attribute: str) -> Any:
@@ -368,6 +370,7 @@ class CircuitBreaker(Policy):
             opened=self._opened,
             rejected=self._rejected,
             trip=circuit.counter.describe(),
+            gauges=circuit.counter.gauges(),
         )
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from trio.lowlevel import enable_ki_protection
 from .. import _instruments
 from .._checks import text
 from .._errors import BulkheadFullError, CircuitOpenError, RateLimitedError, TimedOutError, is_unstarted
-from .._events import CallFinished
+from .._events import CallFinished, CallStarted, Outcome
 from .._failures import On, classes_of, failure_test
 from .._links import Link, check_cancelled
 from ..abc import Policy
@@ -94,19 +94,18 @@ class Pipeline(Policy):
 
     async def _observed(self, chain: Link, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         _instruments.announce(self)
-        began_at = current_time()
+        key, began_at = _instruments.begin(CallStarted, policy=self), current_time()
         try:
             result = await chain(args, kwargs)
         except BaseException as exc:
-            outcome = "cancelled" if not isinstance(exc, Exception) else "rejected" if is_unstarted(exc) else "failure"
-            self._finished(began_at, outcome, exc)
+            self._finished(key, began_at, _instruments.outcome_of(exc), exc)
             raise
-        self._finished(began_at, "success", None)
+        self._finished(key, began_at, "success", None)
         return result
 
-    def _finished(self, began_at: float, outcome: str, error: BaseException | None) -> None:
+    def _finished(self, key: int, began_at: float, outcome: Outcome, error: BaseException | None) -> None:
         seconds = current_time() - began_at
-        _instruments.emit(CallFinished, policy=self, outcome=outcome, seconds=seconds, error=error)
+        _instruments.emit(CallFinished, policy=self, outcome=outcome, seconds=seconds, error=error, key=key)
 
     @enable_ki_protection
     async def __aenter__(self) -> None:

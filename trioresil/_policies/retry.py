@@ -21,7 +21,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 from .. import _instruments
 from .._checks import MISSING, chance, count, function, number, seconds, text
 from .._errors import RejectedError, is_unstarted
-from .._events import RetryGaveUp, RetryScheduled
+from .._events import AttemptStarted, RetryGaveUp, RetryScheduled
 from .._failures import On, check_on, failure_test
 from .._immutable import Immutable
 from .._kernel.backoff import Backoff, as_backoff, endless, exponential
@@ -144,12 +144,15 @@ class Retry(Immutable, Policy):
         budget, on_result = self.budget, self.on_result
 
         async def link(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+            run = inner
             if _instruments.installed:
                 _instruments.announce(self)
+                if _instruments.tracing:
+                    run = _instruments.traced_attempts(self, inner)
             if budget is not None:
                 budget.deposit()
             try:
-                result = await inner(args, kwargs)
+                result = await run(args, kwargs)
             except Exception as exc:
                 failure: Exception | None = exc
                 result = None
@@ -161,7 +164,7 @@ class Retry(Immutable, Policy):
                     return result
                 failure = None
             try:
-                return await self._rerun(inner, args, kwargs, failure, result)
+                return await self._rerun(run, args, kwargs, failure, result)
             finally:
                 del failure  # its traceback holds this frame
 
@@ -412,7 +415,7 @@ class _Attempts:
         if attempt._state is not _LEFT:
             raise RuntimeError(
                 f"retry {self._retry.name!r}: attempt {attempt.number} was not "
-                f"{'left' if attempt._state is _ENTERED else 'entered'}: write `with attempt:` around the work in the loop"
+                f"{'entered' if attempt._state is _NEW else 'left'}: write `with attempt:` around the work in the loop"
             )
         course = self._course
         if course is None:
@@ -466,6 +469,7 @@ class _Attempts:
 
 _NEW: Final = "new"
 _ENTERED: Final = "entered"
+_TRACED: Final = "entered and traced"
 _LEFT: Final = "left"
 
 
@@ -478,7 +482,8 @@ class Attempt:
       result: set it to a value that `on_result` is to judge.
     """
 
-    __slots__ = ("_loop", "_retryable", "_state", "number", "previous", "result")
+    __slots__ = ("_loop", "_retryable", "_state", "_trace", "number", "previous", "result")
+    _trace: tuple[int, float]  # its key and when it began; there if somebody traces
 
     def __init__(self, loop: _Attempts, number: int, previous: Exception | None) -> None:
         self._loop = loop
@@ -494,11 +499,18 @@ class Attempt:
                 f"attempt {self.number} was already entered: one `with attempt:` for each turn of the loop"
             )
         self._state = _ENTERED
+        if _instruments.tracing:
+            key = _instruments.begin(AttemptStarted, policy=self._loop._retry, attempt=self.number)
+            if key:
+                self._state = _TRACED
+                self._trace = key, current_time()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        if self._state is _TRACED:
+            self._report_end(error)
         self._state = _LEFT
         loop = self._loop
         if error is None:
@@ -512,6 +524,17 @@ class Attempt:
             return loop._failed(self, error, None)
         loop._cancelled(error)
         return False
+
+    def _report_end(self, error: BaseException | None) -> None:
+        key, began_at = self._trace
+        outcome = "success" if error is None else _instruments.outcome_of(error)
+        facts: dict[str, Any] = {
+            "policy": self._loop._retry,
+            "attempt": self.number,
+            "outcome": outcome,
+            "error": error,
+        }
+        _instruments.end_attempt(key, **facts, seconds=current_time() - began_at)
 
     def __repr__(self) -> str:
         return f"<attempt {self.number} of retry {self._loop._retry.name!r}, {self._state}>"

@@ -18,6 +18,7 @@ from .._checks import number, text, whole
 from .._errors import CheckFailedError
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
+CertificateCheck: TypeAlias = Callable[[], Awaitable[float]]
 
 DAY: Final = 86_400
 
@@ -53,11 +54,11 @@ def check_tls(
     min_days_left: float = 14.0,
     server_hostname: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
-) -> Check:
+) -> CertificateCheck:
     """Return a check that makes a TLS handshake, and fails if the server's certificate is not valid for long enough.
 
     Most certificates are renewed by a machine, which fails in silence. It looks at the server's own certificate; those above it
-    must be valid now.
+    must be valid now. The check returns for how many days the certificate is still valid (float).
 
     Synopsis::
 
@@ -80,7 +81,7 @@ def check_tls(
     context = ssl.create_default_context() if ssl_context is None else _check_context(ssl_context)
     policy = f"check_tls({wanted}:{port})"
 
-    async def check() -> None:
+    async def check() -> float:
         stream = trio.SSLStream(await trio.open_tcp_stream(host, port), context, server_hostname=wanted)
         try:
             await stream.do_handshake()
@@ -92,6 +93,7 @@ def check_tls(
         left = (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / DAY
         if left < days:
             raise CheckFailedError(policy, f"the certificate ends in {left:.1f} days, and {days:g} are asked for")
+        return left
 
     return check
 

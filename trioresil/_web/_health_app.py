@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .. import _instruments
 from .._events import HealthStatus
 from .._kernel.health import HealthState
+from .._redaction import safe_error
 from .._services.health import HealthMonitor
 
 WORDS: Final = {
@@ -86,16 +86,7 @@ def _shown_check(status: HealthStatus) -> dict[str, Any]:
     if status.checked_at_utc is not None:
         found["time"] = status.checked_at_utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if status.error is not None:
-        found["output"] = _shown_error(status.error)
+        found["output"] = safe_error(status.error)
     elif status.state is HealthState.UNKNOWN:
         found["output"] = "not known yet"
     return found
-
-
-def _shown_error(error: Exception) -> str:
-    try:
-        said = str(error)
-    except Exception:
-        said = ""
-    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return " ".join(_instruments._without_secrets(text).split())[:200]

@@ -1,64 +1,34 @@
-"""The commands and their options."""
+"""`trioresil` itself: which commands there are. Each is imported when it is wanted, so that none waits for another's needs."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+import importlib
+from typing import Final
 
 import click
 
-from ._demo import show
-from ._demo.course import Options
-
-MAX_RATE = 80.0  # both clients, both services and the display share one process
-
-
-class _Number(click.FloatRange):
-    """A range of numbers that lets no NaN through."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return float(number)
+COMMANDS: Final = {  # the module that has it; in there it is called as it is called here
+    "watch": "_watch_command",
+    "fetch": "_fetch_command",
+    "demo": "_demo_command",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Commands by name, imported at their first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{COMMANDS[cmd_name]}", __package__)
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="trioresil", prog_name="trioresil")
 def trioresil() -> None:
-    """The resilience layer for Trio."""
-
-
-@trioresil.command()
-@click.option(
-    "--seconds",
-    type=_Number(1, 600),
-    default=20.0,
-    show_default=True,
-    help="How long requests are sent. The outage takes a fifth of it; below about 15 seconds that is too short for a circuit "
-    "breaker to matter, and the service's Retry-After, a second at least, is long beside it.",
-)
-@click.option(
-    "--seed",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Decides which requests the service fails. The faults are seeded, the timing is real: figures differ a little from "
-    "run to run.",
-)
-@click.option(
-    "--rate", type=_Number(1, MAX_RATE), default=40.0, show_default=True, help="Requests a second, through each client."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout; progress goes to stderr.")
-def demo(seconds: float, seed: int, rate: float, as_json: bool) -> None:
-    """Call a flaky HTTP service through a bare client and through trioresil, side by side.
-
-    Starts the service twice on loopback, equally seeded: with latency that has a tail, connection resets, 503s, and a full
-    outage in the middle. A bare httpx client and the same call through a trioresil Pipeline then send the same requests at the
-    same fixed rate, and you see how each fares.
-
-    Ctrl-C ends it early, with the results so far and exit code 130.
-    """
-    raise SystemExit(show.show(Options(seconds=seconds, seed=seed, rate=rate), as_json=as_json))
+    """The resilience layer for Trio, from the shell."""

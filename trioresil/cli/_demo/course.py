@@ -37,6 +37,8 @@ class Options:
     seconds: float = 20.0
     seed: int = 1
     rate: float = 40.0
+    on_page: bool = False
+    """Whether the bare client's calls are to be seen on a live page too: they then go through a Pipeline without a policy."""
 
 
 class Course:
@@ -105,8 +107,11 @@ class Course:
         watch: Callable[[Course], Awaitable[object]],
     ) -> None:
         self.client = ResilientClient(resilient_http, self.options.rate)
+        bare_call = bare(bare_http)
+        if self.options.on_page:  # which knows policies and services, and nothing of calls around which there are none
+            bare_call = trioresil.Pipeline(name=self.bare.name)(bare_call)
         lanes = (
-            Lane(bare(bare_http), self.bare, lambda each: each.bare),
+            Lane(bare_call, self.bare, lambda each: each.bare),
             Lane(self.client.call, self.resilient, lambda each: each.resilient),
         )
         with trioresil.instrument(self.events):

@@ -25,16 +25,21 @@ class EventCounter:
         self._opening = ""
         self.circuit_opened = 0
         self.circuit_log: deque[tuple[float, str]] = deque(maxlen=KEPT_LINES)
+        self.circuit_states: list[tuple[float, str]] = [(0.0, "closed")]
+        """Each state with the time at which it began. As an opening lasts half a second at least, there are never many."""
 
     def record(self, event: trioresil.Event) -> None:
         """Count an event."""
         self._counts[type(event)] += 1
         if isinstance(event, trioresil.CircuitOpened):
             self._note_opening(event)
+            self._note_state("open")
         elif isinstance(event, trioresil.CircuitHalfOpened):
             self._open = False
+            self._note_state("half-open")
         elif isinstance(event, trioresil.CircuitClosed):
             self._open = False
+            self._note_state("closed")
             self.circuit_log.append((self._clock(), "circuit closed: a probe succeeded"))
 
     def _note_opening(self, event: trioresil.CircuitOpened) -> None:
@@ -47,6 +52,10 @@ class EventCounter:
         why = "by Retry-After" if event.by_hand else "a probe failed" if event.level else "too many failures"
         self._opening = f"circuit opened for {event.open_for:.2g} s: {why}"
         self.circuit_log.append((self._clock(), self._opening))
+
+    def _note_state(self, state: str) -> None:
+        if state != self.circuit_states[-1][1]:
+            self.circuit_states.append((self._clock(), state))
 
     def of(self, kind: type[trioresil.Event]) -> int:
         """Return how many events of this class there were."""

@@ -51,6 +51,8 @@ async def _request(lane: Lane, tally: Tally, item: str) -> None:
     else:
         outcome = "fresh" if answer.fresh else "cached"
         side.oldest = max(side.oldest, answer.age)
-    side.finish(trio.current_time() - began_at)
+    took = trio.current_time() - began_at
+    side.finish(took)
+    tally.waits.append(took)
     side.total.add(outcome)
     tally.add(outcome)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+import attrs
 from rich import box
 from rich.table import Table
 
@@ -114,36 +116,57 @@ def duration(seconds: float | None) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
 
 
+@attrs.frozen
+class Row:
+    """A row of the final table."""
+
+    label: str
+    values: Sequence[str]
+    """Of the bare side, and of the resilient one."""
+    part: bool = False
+    """Whether it is a part of the row above."""
+    style: str | None = None
+    """Of rich."""
+
+
+def summary_rows(course: Course) -> list[Row]:
+    """Return the rows of the final table."""
+    sides = [(course.bare, course.bare_service), (course.resilient, course.resilient_service)]
+    totals = [side.total for side, _ in sides]
+
+    def counted(name: str) -> list[str]:
+        counts = [(getattr(each, name), each.begun) for each in totals]
+        return [f"{value} {percent(value, total):>7}" for value, total in counts]
+
+    def waited(share: float) -> list[str]:
+        return [duration(percentile(side.waits, share)) for side, _ in sides]
+
+    seen = policies(course)
+    return [
+        Row("requests", [str(each.begun) for each in totals]),
+        Row("answered", counted("answered"), style="bold"),
+        Row("fresh", counted("fresh"), part=True, style="green"),
+        Row("from the cache", counted("cached"), part=True, style="yellow"),
+        Row("failed", counted("failed"), style="red"),
+        *([Row("cut off", counted("pending"))] if _any_cut(course) else []),
+        Row("waited, median", waited(0.5)),
+        Row("waited, p99", waited(0.99)),
+        Row("attempts", [str(service.requests) for _, service in sides]),
+        Row("in the outage", [str(sent_in_outage(service)) for _, service in sides], part=True),
+        Row("retries", ["-", str(seen["retries"])]),
+        Row("circuit opened", ["-", times(seen["circuit_opened"])]),
+        Row("rejected", ["-", str(seen["rejected"])]),
+    ]
+
+
 def summary_table(course: Course, *, ascii_only: bool = False) -> Table:
     """Return the final table. Neither frame nor inner rules: with the title and the sentences it has to fit 24 lines."""
     table = Table(box=box.ASCII2 if ascii_only else box.MINIMAL, show_edge=False, pad_edge=False)
     table.add_column("")
     table.add_column(course.bare.name, justify="right", overflow="fold")
     table.add_column(course.resilient.name, justify="right", overflow="fold", style="bold")
-    sides = [(course.bare, course.bare_service), (course.resilient, course.resilient_service)]
-
-    def row(label: str, *values: str, style: str | None = None) -> None:
-        table.add_row(label, *values, style=style)
-
-    def counted(value: int, total: int) -> str:
-        return f"{value} {percent(value, total):>7}"
-
-    totals = [side.total for side, _ in sides]
-    row("requests", *(str(each.begun) for each in totals))
-    row("answered", *(counted(each.answered, each.begun) for each in totals), style="bold")
-    row("  fresh", *(counted(each.fresh, each.begun) for each in totals), style="green")
-    row("  from the cache", *(counted(each.cached, each.begun) for each in totals), style="yellow")
-    row("failed", *(counted(each.failed, each.begun) for each in totals), style="red")
-    if _any_cut(course):
-        row("cut off", *(counted(each.pending, each.begun) for each in totals))
-    row("waited, median", *(duration(percentile(side.waits, 0.5)) for side, _ in sides))
-    row("waited, p99", *(duration(percentile(side.waits, 0.99)) for side, _ in sides))
-    row("attempts", *(str(service.requests) for _, service in sides))
-    row("  in the outage", *(str(sent_in_outage(service)) for _, service in sides))
-    seen = policies(course)
-    row("retries", "-", str(seen["retries"]))
-    row("circuit opened", "-", times(seen["circuit_opened"]))
-    row("rejected", "-", str(seen["rejected"]))
+    for row in summary_rows(course):
+        table.add_row("  " * row.part + row.label, *row.values, style=row.style)
     return table
 
 

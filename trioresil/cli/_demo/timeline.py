@@ -32,6 +32,8 @@ class Tally:
     """Ended with an error."""
     sent: int = 0
     """Attempts that arrived at the service meanwhile, by its own count."""
+    waits: list[float] = attrs.field(factory=list, eq=False, repr=False)
+    """How long each of those with an outcome took, in the order of their ends. A sum of tallies has none."""
 
     @property
     def answered(self) -> int:
@@ -53,7 +55,13 @@ class Tally:
         setattr(self, outcome, getattr(self, outcome) + 1)
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(*(mine + theirs for mine, theirs in zip(attrs.astuple(self), attrs.astuple(other), strict=True)))
+        return Tally(
+            begun=self.begun + other.begun,
+            fresh=self.fresh + other.fresh,
+            cached=self.cached + other.cached,
+            failed=self.failed + other.failed,
+            sent=self.sent + other.sent,
+        )
 
 
 @attrs.define
