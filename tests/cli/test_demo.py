@@ -218,7 +218,7 @@ def test_into_a_pipe_it_writes_plain_lines_and_a_reader_that_leaves_ends_it() ->
         r" +1\.\d s  up, but flaky +bare httpx: [\d.]+ % answered, p99 .*\|  trioresil: .*, circuit closed\n", lines[1]
     )
     assert "\x1b" not in "".join(lines)
-    assert (code, errors) == (1, "")
+    assert (code, errors) == (141, "")
 
 
 # --- options and help ------------------------------------------------------------------------------------------------

@@ -400,7 +400,7 @@ def test_a_reader_that_leaves_does_not_take_the_report_along(tmp_path: Path) -> 
         assert process.stderr is not None
         errors = process.stderr.read()
         code = process.wait(PATIENCE)
-    assert (code, errors) == (1, "Report: out.html\n")
+    assert (code, errors) == (141, "Report: out.html\n")
     assert "stopped after" in (tmp_path / "out.html").read_text()
 
 

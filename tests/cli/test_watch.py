@@ -255,7 +255,7 @@ def test_secrets_go_to_the_server_and_nowhere_else(tmp_path: Path) -> None:
         (["--ca-file", "/nowhere.pem", "tls://localhost"], "the CA file /nowhere.pem can't be used: No such file"),
         (["--ca-file", "/dev/null", "tls://localhost"], "the CA file /dev/null can't be used: "),
         (["--count", "1", "--rise", "2", "dns://localhost"], "dns://localhost can't become healthy: rise is 2"),
-        (["--expect-status", "ok", "dns://localhost"], "expect_status must be like 200, 2xx or 200-299"),
+        (["--expect-status", "ok", "dns://localhost"], "Error: --expect-status must be like 200, 2xx or 200-299"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(arguments: list[str], told: str) -> None:
@@ -265,6 +265,24 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments: list[str], told: str) 
     assert line.startswith("Error: ")
     assert told in line
     assert "hunter2" not in line
+
+
+def test_authorities_in_the_environment_that_are_not_there_are_told_if_they_are_needed() -> None:
+    told = run("watch", "--count", "1", "http://127.0.0.1:1", SSL_CERT_FILE="/nowhere.pem")
+    assert told.returncode == 2
+    assert one_line_of(told.stderr) == (
+        "Error: the CA file /nowhere.pem, of SSL_CERT_FILE in the environment, can't be used: No such file or directory"
+    )
+    needless = run("watch", "--count", "1", "tcp://127.0.0.1:1", SSL_CERT_FILE="/nowhere.pem")
+    assert (needless.returncode, needless.stderr) == (1, "")
+
+
+def test_a_dead_proxy_of_the_environment_is_named() -> None:
+    proxy = f"127.0.0.1:{closed_port()}"
+    told = run("watch", "--count", "1", "http://a.example/", HTTP_PROXY=f"http://u:hunter2@{proxy}", NO_PROXY="")
+    assert told.returncode == 1
+    assert f"no connection to the proxy {proxy}: Connection refused" in told.stdout
+    assert "hunter2" not in told.stdout + told.stderr
 
 
 def test_a_bad_file_is_told_with_its_line(tmp_path: Path) -> None:

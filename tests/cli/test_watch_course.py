@@ -16,6 +16,7 @@ import trio
 
 from trioresil import CheckFailedError, HealthState, TimedOutError
 from trioresil.cli import _watch
+from trioresil.cli._fetch_errors import describe
 from trioresil.cli._targets import Targets, read_targets
 from trioresil.cli._watch import Result, Watched, Watching, explained, facts, watch
 
@@ -138,7 +139,7 @@ async def test_until_healthy_is_over_with_the_check_that_makes_it_so(
         True,
     ]
     last = recorder.told[-1][2]
-    assert (last.previous, last.seconds) == (HealthState.UNHEALTHY, 0.5)
+    assert (last.previous, round(last.seconds, 9)) == (HealthState.UNHEALTHY, 0.5)  # it begins at an odd instant
 
 
 async def test_with_a_count_as_well_it_gives_up(
@@ -239,6 +240,32 @@ def _caused(error: Exception, cause: BaseException) -> Exception:
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Error connecting to ('127.0.0.1', 1): Connection refused")
 
 
+def _failing(url: str, asked: str) -> Exception:
+    """Return what httpx raises of a connection that was refused: `asked` is where the system was asked to connect to."""
+    attempts = _caused(OSError(f"all attempts to connect to {asked} failed"), ExceptionGroup("", [REFUSED]))
+    error = _caused(httpx.ConnectError(str(attempts)), _caused(RuntimeError("one of httpcore's"), attempts))
+    error.request = httpx.Request("GET", url)  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("url", "asked", "whom"),
+    [
+        ("http://a.example/x", "a.example:80", "a.example:80"),
+        ("https://a.example/x", "a.example:443", "a.example:443"),
+        ("http://a.example:8080", "a.example:8080", "a.example:8080"),
+        ("http://[::1]:81/", "[::1]:81", "[::1]:81"),
+        ("http://a.example/x", "10.0.0.1:3128", "the proxy 10.0.0.1:3128"),
+        ("https://a.example/x", "a.example:80", "the proxy a.example:80"),
+    ],
+)
+def test_a_proxy_that_is_not_reached_is_named_as_such(url: str, asked: str, whom: str) -> None:
+    error = _failing(url, asked)
+    assert describe(error) == f"no connection to {whom}: Connection refused"
+    proxy = f"no connection to {whom}: " if whom.startswith("the proxy") else ""
+    assert explained(error) == f"{proxy}Connection refused"
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
@@ -249,6 +276,7 @@ REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Error connecting to ('127.
         (_caused(httpx.ConnectError("failed"), REFUSED), "Connection refused"),
         (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
         (httpx.ConnectError("[Errno -2] Name or service not known"), "Name or service not known"),
+        (httpx.RemoteProtocolError("illegal request line"), "the answer is not valid HTTP: illegal request line"),
         (httpx.ReadError("reset, see http://u:hunter2@host/?k=hunter2"), "reset, see http://host/"),
         (ValueError("token=hunter2"), "ValueError: token=***"),
         (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"), "wrong version number"),

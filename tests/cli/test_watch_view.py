@@ -15,6 +15,7 @@ from trioresil._events import HealthStatus
 from trioresil.cli._output import Output
 from trioresil.cli._targets import read_targets
 from trioresil.cli._watch import Result, Watched, Watching
+from trioresil.cli._watch_lines import _plain_end
 from trioresil.cli._watch_view import ASCII, UNICODE, LiveTable, View, ago, clipped, days, latency, picture, sparkline
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -94,7 +95,17 @@ def test_columns_are_aligned(width: int) -> None:
 def test_a_narrow_one_keeps_state_name_and_last() -> None:
     _, _, titles, first, *_ = lines_of(a_watch(), 40)
     assert titles.split() == ["STATE", "TARGET", "LAST"]
+    assert lines_of(a_watch(), 40)[0] == "NOT HEALTHY  2 of 4 healthy  Ctrl-C ends"
     assert first.split() == ["●", "HEALTHY", "https://…to/health", "12.3", "ms"]
+
+
+@pytest.mark.parametrize(("checks", "told"), [(0, False), (1, True)])
+def test_lines_end_with_why_a_target_that_was_checked_is_not_known(checks: int, told: bool) -> None:
+    watching = a_watch()
+    watching.watched[3].checks = checks
+    line = _plain_end(watching)
+    assert line.startswith("2 of 4 healthy; tcp://db:5432 is UNHEALTHY; dns://例え.jp is UNKNOWN")
+    assert line.endswith("; UNKNOWN: it was checked less often than --rise or --fall asks for") == told
 
 
 def test_a_column_that_just_fits_is_there() -> None:

@@ -89,3 +89,18 @@ async def fail_through(policy: trioresil.abc.Policy) -> None:
     """Call what fails, whatever comes out."""
     with suppress(ConnectionError, trioresil.RejectedError):
         await policy.call(fail)
+
+
+async def raw(dashboard: Dashboard, request: bytes) -> bytes:
+    """Send bytes and return what comes until the connection is closed."""
+    stream = await trio.open_tcp_stream(*dashboard.address)
+    async with stream:
+        await stream.send_all(request)
+        answer = bytearray()
+        with trio.fail_after(10):
+            try:
+                async for chunk in stream:
+                    answer += chunk
+            except trio.BrokenResourceError:
+                pass  # it was reset, as it may be while a request is still being sent
+        return bytes(answer)

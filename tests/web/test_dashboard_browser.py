@@ -6,14 +6,16 @@ With TRIORESIL_PICTURES=1 the pictures of the docs are taken anew.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from tests.web._browser import in_browser
+from tests.web._browser import in_browser, wait_until
 from tests.web._dashboard import QUICK, TOKEN, fail_through, succeed
+from tests.web._looks import CONTRASTS, check_looks
 from tests.web._program import a_program
 from trioresil import Bulkhead, CircuitBreaker, CircuitState, ConsecutiveFailures
 from trioresil.dashboard import open_dashboard
@@ -21,7 +23,7 @@ from trioresil.dashboard import open_dashboard
 PICTURES = Path(__file__).parents[2] / "docs" / "howto" / "pictures"
 PATIENCE = 10_000 * QUICK  # ms
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("needs_chromium")]
 
 
 def card(page: Any, name: str) -> Any:
@@ -42,14 +44,13 @@ async def test_a_circuit_opens_and_the_page_shows_it_within_a_second() -> None:
             wait_state(page, "search", "closed")
             assert page.locator("#verdict .word").inner_text() == "1 policy is well"
             assert page.locator("h1").inner_text() == "shop"
-            opened_at = trio.from_thread.run(break_it)
+            opened_at = page.run(break_it)
             wait_state(page, "search", "open")
-            took: float = trio.from_thread.run_sync(trio.current_time) - opened_at
+            took: float = page.run_sync(trio.current_time) - opened_at
             page.locator("#lines", has_text="the circuit opened for 30 s: ConnectionError: down").wait_for()
             assert "to the next probe" in card(page, "search").inner_text()
             assert "1 policy in trouble" in page.locator("#verdict .word").inner_text()
             assert "search" in page.locator("#attention").inner_text()
-            assert page.mishaps == []
             return took
 
         async def break_it() -> float:
@@ -58,6 +59,9 @@ async def test_a_circuit_opens_and_the_page_shows_it_within_a_second() -> None:
             return trio.current_time()
 
         assert await in_browser(visit) < 10 * QUICK
+        with trio.fail_after(10 * QUICK):
+            while dashboard._app.readers:  # noqa: ASYNC110  # nobody tells that the browser is gone
+                await trio.sleep(0.02)
 
 
 async def test_a_circuit_is_isolated_released_and_reset_by_keyboard_alone() -> None:
@@ -65,10 +69,11 @@ async def test_a_circuit_is_isolated_released_and_reset_by_keyboard_alone() -> N
     async with open_dashboard(port=0, allow_control=True) as dashboard:
         await fail_through(breaker)
 
-        def state() -> CircuitState:
-            return trio.from_thread.run_sync(lambda: breaker.state)
-
         def visit(page: Any) -> None:
+            def state() -> CircuitState:
+                found: CircuitState = page.run_sync(lambda: breaker.state)
+                return found
+
             page.goto(dashboard.url)
             wait_state(page, "search", "open")
             for _ in range(40):  # from the start of the page to the button
@@ -85,7 +90,6 @@ async def test_a_circuit_is_isolated_released_and_reset_by_keyboard_alone() -> N
             page.keyboard.press("Enter")
             wait_state(page, "search", "closed")
             assert state() is CircuitState.CLOSED
-            assert page.mishaps == []
 
         await in_browser(visit)
 
@@ -121,7 +125,6 @@ async def test_what_a_program_says_is_text_and_never_markup() -> None:
             assert page.locator("h3").inner_text() == evil
             assert page.locator("main img, main script").count() == 0
             assert page.title() != "owned"
-            assert page.mishaps == []
 
         await in_browser(visit)
 
@@ -136,8 +139,8 @@ async def test_pause_stands_still_and_going_on_catches_up() -> None:
             wait_state(page, "search", "closed")
             page.keyboard.press("p")
             assert page.locator("#pause").get_attribute("aria-pressed") == "true"
-            trio.from_thread.run(fail_through, breaker)
-            page.wait_for_timeout(1500)
+            page.run(fail_through, breaker)
+            page.wait_for_timeout(1_100)
             wait_state(page, "search", "closed")
             assert page.locator("#link .word").inner_text() == "paused"
             page.locator("#pause").click()
@@ -152,22 +155,26 @@ async def test_filters_leave_what_is_asked_for() -> None:
         await well.call(succeed)
         await fail_through(broken)
 
-        def names(page: Any) -> list[str]:
-            page.wait_for_timeout(500)
-            found: list[str] = page.locator("article.card h3").all_inner_texts()
-            return sorted(found)
+        def wait_names(page: Any, *wanted: str) -> None:
+            shown = "[...document.querySelectorAll('article.card h3')].map((each) => each.textContent).sort().join()"
+            wait_until(page, f"{shown} === {','.join(wanted)!r}")
 
         def visit(page: Any) -> None:
             page.goto(dashboard.url)
             wait_state(page, "search", "open")
-            assert names(page) == ["mail", "search"]
+            wait_names(page, "mail", "search")
             page.keyboard.press("/")
-            page.keyboard.type("mai")
-            assert names(page) == ["mail"]
+            page.keyboard.type("MAI")
+            wait_names(page, "mail")
             page.keyboard.press("Escape")
-            assert names(page) == ["mail", "search"]
+            wait_names(page, "mail", "search")
+            page.locator("#filter").fill("nothing like it")
+            wait_names(page)
+            assert page.locator("#empty").inner_text() == "No policy matches."
+            page.locator("#filter").fill("circ")  # the kind counts, too
+            wait_names(page, "mail", "search")
             page.locator("#trouble").click()
-            assert names(page) == ["search"]
+            wait_names(page, "search")
             assert page.locator("#lines li p").count() == 1
             page.locator("#log-filter").fill("nothing like it")
             assert page.locator("#lines").inner_text() == "No event matches."
@@ -178,19 +185,91 @@ async def test_filters_leave_what_is_asked_for() -> None:
         await in_browser(visit)
 
 
-async def test_a_program_that_ends_is_noticed() -> None:
-    leave = trio.Event()
+@pytest.mark.parametrize("token", [None, TOKEN])
+async def test_a_program_that_ends_is_noticed_and_found_again_when_it_starts_again(token: str | None) -> None:
+    first, second = [CircuitBreaker(name=f"of the first {n}") for n in "ab"], CircuitBreaker(name="of the second")
+    end, again, done = trio.Event(), trio.Event(), trio.Event()
+    url = ""
+
+    def visit(page: Any) -> None:
+        page.goto(url + (f"?token={TOKEN}" if token else ""))
+        wait_state(page, "of the first b", "closed")
+        page.run_sync(end.set)
+        page.locator("#link .word", has_text="no connection").wait_for()
+        page.run_sync(again.set)
+        if token:  # its cookie was of the first program
+            page.get_by_label("Token").fill(TOKEN)
+            page.keyboard.press("Enter")
+        wait_state(page, "of the second", "closed")
+        page.locator("#link .word", has_text="live").wait_for()
+        assert page.locator("h3").all_inner_texts() == ["of the second"]
+        page.locator("[data-act=isolate]").click()
+        wait_state(page, "of the second", "isolated")
+        page.run_sync(done.set)
+
     async with trio.open_nursery() as nursery:
-        async with open_dashboard(port=0) as dashboard:
+        async with open_dashboard(port=0, token=token) as dashboard:
+            dashboard.show(*first)
+            url = dashboard.url
+            nursery.start_soon(partial(in_browser, visit, expected="ERR_|Failed to fetch|401"))
+            await end.wait()
+        await again.wait()
+        async with open_dashboard(port=dashboard.address[1], token=token, allow_control=True) as dashboard:
+            dashboard.show(second)
+            await done.wait()
 
-            def visit(page: Any) -> None:
-                page.goto(dashboard.url)
-                page.locator("#link .word", has_text="live").wait_for()
-                trio.from_thread.run_sync(leave.set)
-                page.locator("#link .word", has_text="no connection").wait_for()
 
-            nursery.start_soon(in_browser, visit)
-            await leave.wait()
+async def test_everything_is_reached_by_keyboard() -> None:
+    breakers = [CircuitBreaker(trip=ConsecutiveFailures(1), name=f"service-{number:02}") for number in range(70)]
+    async with open_dashboard(port=0, title="shop") as dashboard:
+        dashboard.show(*breakers)
+        await fail_through(breakers[66])
+
+        def tab_to(page: Any, selector: str) -> None:
+            for _ in range(40):
+                page.keyboard.press("Tab")
+                if page.evaluate("(wanted) => document.activeElement.matches(wanted)", selector):
+                    outline = "(() => { const s = getComputedStyle(document.activeElement); return s.outlineStyle; })()"
+                    assert page.evaluate(outline) != "none", selector  # one sees where one is
+                    return
+            raise AssertionError(f"{selector} can't be reached")
+
+        def visit(page: Any) -> None:
+            page.goto(dashboard.url)
+            page.locator("#attention a").wait_for()
+            assert page.title() == "■ 1 · shop"
+            page.keyboard.press("Tab")
+            assert page.evaluate("document.activeElement.className") == "skip"
+            page.keyboard.press("Enter")
+            assert page.evaluate("document.activeElement.id") == "policies"
+            tab_to(page, "[data-more]")
+            page.keyboard.press("Enter")
+            wait_until(page, "document.querySelectorAll('article.card').length === 70")
+            page.keyboard.press("e")
+            assert page.evaluate("document.activeElement.id") == "lines"
+            page.keyboard.press("/")
+            page.keyboard.type("pet")  # letters are letters there
+            assert page.locator("#filter").input_value() == "pet"
+            assert page.locator("#pause").get_attribute("aria-pressed") == "false"
+            page.keyboard.press("Escape")
+            assert page.locator("#filter").input_value() == ""
+            for selector in ("#trouble", "#pause", "#theme", "#attention a"):
+                tab_to(page, selector)
+            page.wait_for_timeout(1_100)  # it is drawn anew meanwhile
+            assert page.evaluate("document.activeElement.textContent").startswith("■service-66open")
+            page.keyboard.press("Enter")
+            assert page.evaluate("document.activeElement.querySelector('h3').textContent") == "service-66"
+            for key, theme in (("t", "light"), ("t", "dark"), ("t", None)):
+                page.keyboard.press(key)
+                assert page.evaluate("document.documentElement.dataset.theme ?? null") == theme
+            page.keyboard.press("t")
+            page.reload()
+            page.locator("#attention a").wait_for()
+            assert page.evaluate("document.documentElement.dataset.theme") == "light"  # it was kept
+            page.keyboard.press("Control+p")
+            assert page.locator("#pause").get_attribute("aria-pressed") == "false"
+
+        await in_browser(visit)
 
 
 async def test_a_person_types_the_token() -> None:
@@ -207,42 +286,15 @@ async def test_a_person_types_the_token() -> None:
             page.keyboard.press("Enter")
             wait_state(page, "slots", "free")
             assert "token" not in page.url
+            page.context.clear_cookies()
             page.goto(f"{dashboard.url}?token={TOKEN}")
             wait_state(page, "slots", "free")
+            assert "token" not in page.url
 
-        await in_browser(visit)
+        await in_browser(visit, expected="40[13]")
 
 
 # --- colours, sizes, screen readers ---------------------------------------------------------------------------------------
-
-CONTRASTS = """() => {
-  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map((c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = (node) => { for (; node; node = node.parentElement) {
-    const c = parse(getComputedStyle(node).backgroundColor);
-    if (c.length === 3 || c[3] === 1) return c; } return [255, 255, 255]; };
-  const poor = [];
-  for (const node of document.querySelectorAll("body *")) {
-    const words = [...node.childNodes].filter((each) => each.nodeType === 3 && each.data.trim());
-    if (!words.length || node.closest("noscript, .skip, .hidden") || !node.offsetParent) continue;
-    const [a, b] = [light(parse(getComputedStyle(node).color)), light(ground(node))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < 4.5) poor.push(`${ratio.toFixed(2)} ${node.tagName}.${node.className}: ${words[0].data.trim().slice(0, 40)}`);
-  }
-  return [...new Set(poor)];
-}"""
-
-UNNAMED = """() => {
-const all = document.querySelectorAll("button, input, select, [role=img], [role=meter], section, article, nav");
-return [...all].filter((node) => {
-  const by = node.getAttribute("aria-labelledby");
-  return !(node.getAttribute("aria-label") || (by && document.getElementById(by)) || (node.labels && node.labels.length)
-    || (node.tagName === "BUTTON" && node.textContent.trim()) || node.hidden);
-}).map((node) => node.outerHTML.slice(0, 120)); }"""
-
-MARKS = """() => [...document.querySelectorAll(".pill, #verdict, #attention a")].filter((node) =>
-  !node.querySelector(".mark")?.textContent.trim() || node.textContent.trim().length < 3).map((node) => node.outerHTML)"""
 
 
 async def test_contrast_names_marks_and_width_in_both_colours_and_on_a_phone() -> None:
@@ -253,28 +305,15 @@ async def test_contrast_names_marks_and_width_in_both_colours_and_on_a_phone() -
                 page.goto(dashboard.url)
                 wait_state(page, "dependencies", "degraded")
                 page.locator("#attention a", has_text="search").first.wait_for()
-                page.wait_for_timeout(1500)
-                grounds = set()
-                for colours in ("light", "dark"):
-                    page.emulate_media(color_scheme=colours, reduced_motion="reduce")
-                    page.wait_for_timeout(200)
-                    assert page.evaluate(CONTRASTS) == []
-                    grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-                assert len(grounds) == 2
+                page.wait_for_timeout(1_100)
+                grounds = check_looks(page)
                 assert page.evaluate("getComputedStyle(document.querySelector('.bar i')).transitionDuration") == "0s"
-                assert page.evaluate(UNNAMED) == []
-                assert page.evaluate(MARKS) == []
-                for width in (1440, 820, 390, 320):
-                    page.set_viewport_size({"width": width, "height": 800})
-                    page.wait_for_timeout(200)
-                    assert page.evaluate("document.documentElement.scrollWidth") <= width
                 page.keyboard.press("t")
                 page.keyboard.press("t")
                 page.emulate_media(color_scheme="light")
                 assert page.evaluate("getComputedStyle(document.body).backgroundColor") in grounds
                 assert page.evaluate("document.documentElement.dataset.theme") == "dark"
                 assert page.evaluate(CONTRASTS) == []
-                assert page.mishaps == []
 
             await in_browser(visit, viewport={"width": 1440, "height": 1000})
 
@@ -292,16 +331,14 @@ async def test_a_thousand_policies_are_scrolled_and_filtered_without_waiting() -
             page.locator("#attention a", has_text="service-777").click()
             wait_state(page, "service-777", "open")
             page.locator("#filter").fill("service-99")
-            page.wait_for_timeout(1000)
-            assert page.locator("article.card").count() == 11
+            wait_until(page, "document.querySelectorAll('article.card').length === 11")
             longest = page.evaluate(
                 """() => new Promise((done) => { let last = performance.now(), most = 0, n = 0;
                 const look = (now) => { most = Math.max(most, now - last); last = now;
-                  ++n < 120 ? requestAnimationFrame(look) : done(most); };
+                  ++n < 60 ? requestAnimationFrame(look) : done(most); };
                 requestAnimationFrame(look); })"""
             )
             assert longest < 2_000  # ms
-            assert page.mishaps == []
 
         await in_browser(visit)
 

@@ -122,9 +122,10 @@ class DashboardApp:
         routes += [
             Route("/events", self._events),
             Route("/api/state", self._state),
-            Route("/api/control", self._act, methods=["POST"]),
             Route("/metrics", self._show_metrics),
         ]
+        if self.control.token is not None:
+            routes.append(Route("/api/control", self._act, methods=["POST"]))
         if health is None:
             return routes
         app = health_app(health)
@@ -139,7 +140,7 @@ class DashboardApp:
         }
 
     async def _file(self, request: Request) -> Response:
-        body, kind = self._files[request.url.path]
+        body, kind = self._files[request.scope["path"]]
         return Response(body, media_type=kind)
 
     async def _events(self, request: Request) -> Any:
@@ -160,11 +161,12 @@ class DashboardApp:
 
     async def _act(self, request: Request) -> Response:
         token = self.control.token
-        if token is None:
-            return PlainTextResponse("this page is read-only: it was opened without allow_control=True\n", 403)
+        assert token is not None  # or there is no such route
         given = request.headers.get(CONTROL_HEADER, "")
         if not hmac.compare_digest(given.encode(), token.encode()) or not _same_origin(request):
             return PlainTextResponse("this did not come from the page: reload it\n", 403)
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return PlainTextResponse("the body must be application/json\n", 415)
         body = await small_body(request)
         wanted = None if body is None else _parse(body)
         if wanted is None:
@@ -220,6 +222,8 @@ class _Verdict:
 
 
 def _same_origin(request: Request) -> bool:
+    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        return False
     origin = request.headers.get("origin")
     return origin is None or origin.partition("://")[2] == request.headers.get("host")
 

@@ -6,7 +6,9 @@ The law of this file:
    and read what is served here.
 2. With a token everything but what is public asks for it: as `Authorization: Bearer`, as the cookie that the form of `/` sets, or
    once in the query of `/`. Tokens are compared in constant time, and none is ever sent back, not even in the cookie.
-3. Every answer carries the headers that forbid scripts, styles and frames of others, and that its kind be guessed.
+3. What was asked for is the path of the request line, which is also what the routes go by. A URL that is put together with the
+   header Host is not: whoever asks can say there what they like.
+4. Every answer carries the headers that forbid scripts, styles and frames of others, and that its kind be guessed.
 """
 
 from __future__ import annotations
@@ -39,6 +41,11 @@ _HEADERS: Final = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+
+_GO_ON: Final = (  # it names its icon, or browsers would ask for another, which isn't there
+    b'<!doctype html><html lang="en"><meta charset="utf-8"><title>trioresil</title>'
+    b'<link rel="icon" href="/icon.svg" type="image/svg+xml"><a href="/">Show the page</a></html>'
+)
 
 
 def is_loopback(host: str) -> bool:
@@ -121,11 +128,12 @@ class Gate:
     async def _refusal(self, request: Request) -> Response | None:
         if self._token is None:
             return None if self._is_this_machine(request.headers) else _text(421, "this host name is not known here")
-        if request.url.path == "/" and request.method == "POST":
+        path = request.scope["path"]
+        if path == "/" and request.method == "POST":
             return await self._log_in(request)
-        if request.url.path in self._public or self.is_let_in(request):
+        if path in self._public or self.is_let_in(request):
             return None
-        if request.url.path == "/" and request.method in ("GET", "HEAD"):
+        if path == "/" and request.method in ("GET", "HEAD"):
             return self._welcome(request)
         return _text(401, "a token is needed: Authorization: Bearer …", {"www-authenticate": "Bearer"})
 
@@ -168,7 +176,7 @@ class Gate:
 
     def _admit(self) -> Response:
         # A page that sends itself on, not a redirect: after one that began elsewhere, a browser keeps a strict cookie back.
-        answer = Response(b"", 200, {"refresh": "0; url=/"}, "text/html; charset=utf-8")
+        answer = Response(_GO_ON, 200, {"refresh": "0; url=/"}, "text/html; charset=utf-8")
         answer.set_cookie(self.cookie, self._session, httponly=True, samesite="strict", path="/")
         return answer
 

@@ -8,13 +8,14 @@ The law of this file:
 1. There are never more connections than were allowed: each takes a file descriptor that the program may need.
 2. A connection is told from others as an object, and not by its address: that is the client's choice, and may come twice.
 3. Who takes nothing of an answer for MAX_STALL seconds is cut off.
+4. Only HTTP/1.1 is spoken. With HTTP/2 a connection that says nothing of use is never idle, and its library logs the headers that
+   it reads, tokens included, for whoever debugs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -35,22 +36,20 @@ _logger = logging.getLogger("trioresil")
 
 
 class _Connection:
-    """One connection: its socket, and since when each answer on it waits for the other side to read."""
+    """One connection: its socket, and since when an answer on it waits for the other side to read."""
 
     def __init__(self, app: ASGIApp, stream: trio.SocketStream) -> None:
         self._app = app
         self._stream = stream
-        self._sending: dict[int, float] = {}  # several at a time with HTTP/2
-        self._numbers = itertools.count()
+        self._sending_since = math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def timed(message: Message) -> None:
-            number = next(self._numbers)
-            self._sending[number] = trio.current_time()
+            self._sending_since = trio.current_time()
             try:
                 await send(message)
             finally:
-                del self._sending[number]
+                self._sending_since = math.inf
 
         try:
             await self._app(scope, receive, timed)
@@ -60,8 +59,8 @@ class _Connection:
                 raise
 
     def sending_since(self) -> float:
-        """Return when the oldest of what is being sent was begun; infinity if nothing is."""
-        return min(self._sending.values(), default=math.inf)
+        """Return when what is being sent was begun; infinity if nothing is."""
+        return self._sending_since
 
     def close(self) -> None:
         """Close it at once, whatever is being sent. Synchronous."""
@@ -69,11 +68,17 @@ class _Connection:
 
 
 class _Protocol(TCPServer):
-    """Hypercorn's, which after the other side has gone would keep the connection until its idle time is over."""
+    """Hypercorn's, for HTTP/1.1 alone; it would keep a connection for its idle time after the other side has gone."""
 
     async def _read_data(self) -> None:
+        protocol: Any = self.protocol.protocol
+        protocol._check_protocol = _stay  # the only place where it goes over to HTTP/2
         await super()._read_data()
         await self.idle_task.stop()
+
+
+async def _stay(request: object) -> None:
+    """Pass over an invitation to HTTP/2, as a server may."""
 
 
 class Server:
@@ -162,3 +167,5 @@ async def listen(host: str, port: int) -> list[trio.SocketListener]:
         return await functools.partial(trio.open_tcp_listeners, port, host=host)()
     except OSError as exc:
         raise OSError(exc.errno, f"the live page can't listen on {host}, port {port}: {exc.strerror or exc}") from exc
+    except UnicodeError:
+        raise ValueError(f"host must be an address or a host name, not {host!r}") from None

@@ -26,6 +26,7 @@ MAX_BEHIND: Final = 1_000_000  # bytes
 SLICE: Final = 32  # policies that are read without letting others run
 NUMBERS: Final = 6_000  # of their history that are written without letting others run; some 2 ms
 SHOWN_LINES: Final = 300
+RETRY: Final = b"retry: 1000\n"  # milliseconds after which a browser that lost the stream asks for another
 
 
 def message(event: str, data: Any) -> bytes:
@@ -121,7 +122,7 @@ class Readers:
 
     def everything(self) -> Iterator[bytes]:
         """Return all that is known as events, a few policies at a time, each as of when it is asked for."""
-        yield message("hello", self._summary())
+        yield RETRY + message("hello", self._summary())
         for some in self._slices():
             yield message("whole", self._pulse.whole(some))
         yield message("ready", {})

@@ -1,4 +1,4 @@
-"""The command line: `trioresil demo`. Needs the extra `cli`."""
+"""The command line: `trioresil watch`, `fetch` and `demo`. Needs the extra `cli`."""
 
 from .. import _checks
 from ._main import main as main

@@ -23,9 +23,10 @@ from ._fetch_text import document, summary, summary_document
 from ._fetch_view import Bars, Lines, StderrConsole
 from ._options import Misuse, Number
 from ._output import Output, OutputError
+from ._signals import tell_of_signal
 
 READER_LEFT: Final = 128 + signal.SIGPIPE
-SECONDS: Final = Number(0, math.inf, min_open=True)
+SECONDS: Final = Number(0, min_open=True)
 UNITS: Final = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 EPILOG: Final = """\b
 Examples:
@@ -273,12 +274,8 @@ def _fetch(orders: list[Order], settings: Settings, *, as_json: bool, quiet: boo
 
 
 async def _run(run: FetchRun, show: _Show, caught: list[int]) -> None:
-    async def wait_for_signal(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                caught.append(number)
-                break
+    def stop(number: int) -> None:
+        caught.append(number)
         run.stop("a signal came")
 
     async def draw() -> None:
@@ -294,7 +291,7 @@ async def _run(run: FetchRun, show: _Show, caught: list[int]) -> None:
             run.stop_for_output(_cause(exc))
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(wait_for_signal)
+        await nursery.start(partial(tell_of_signal, stop))
         nursery.start_soon(draw)
         if show.output is not None:
             nursery.start_soon(write, show.output)

@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -15,6 +14,7 @@ import httpx
 from .._errors import CircuitIsolatedError, CircuitOpenError, RejectedError, TimedOutError, in_seconds
 from .._redaction import one_line, without_secrets
 from ..httpx import transient
+from ._causes import causes, not_reached
 from ._fetch_plan import printable
 
 TOTAL_TIMEOUT: Final = "total-timeout"
@@ -42,19 +42,6 @@ def _is_final(error: BaseException) -> bool:
     if isinstance(error, socket.gaierror):
         return error.errno in _NO_SUCH_HOST
     return isinstance(error, ssl.SSLCertVerificationError)
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over an error and those that led to it, down to the system's own; of a group, the first."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        if isinstance(current, BaseExceptionGroup):
-            current = current.exceptions[0]
-        else:
-            current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
 
 
 def describe(error: Exception) -> str:
@@ -123,7 +110,8 @@ def _of_connecting(error: Exception) -> str:
             return f"{known} ({cause.strerror})"
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the certificate can't be trusted: {cause.verify_message}"
-    return f"no connection{_system_says(error)}"
+    asked = not_reached(error)
+    return f"no connection{f' to {asked}' if asked else ''}{_system_says(error)}"
 
 
 def _system_says(error: Exception) -> str:

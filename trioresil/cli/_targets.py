@@ -101,8 +101,11 @@ def read_targets(
       options (dict): settings from the command line, with None for what was not given.
       count (int >= 1): how often each is asked; `rise` and `fall` are no more than that unless somebody says so.
     """
-    with _telling(""):
-        given = {key: SETTINGS[key](value) for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {}
+    for key, value in options.items():
+        if value is not None:
+            with _telling("", key):
+                given[key] = SETTINGS[key](value)
     found: dict[str, Any] = {} if file is None else _loaded(file)
     where = "" if file is None else f"{file}: "
     with _telling(where):
@@ -276,17 +279,21 @@ def _check_all(targets: Sequence[Target], need: Mapping[str, int], count: int | 
 
 
 class _telling:
-    """Make what the checks of arguments raise into a TargetError that says where."""
+    """Make what the checks of arguments raise into a TargetError that says where; a setting is called as its option is."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, key: str = "") -> None:
         self._where = where
+        self._key = key
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, (TypeError, ValueError)):
-            raise TargetError(self._where + str(error)) from None
+            said = str(error)
+            if self._key:
+                said = said.replace(self._key, f"--{self._key.replace('_', '-')}", 1)
+            raise TargetError(self._where + said) from None
 
 
 # --- URLs ----------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from .._redaction import one_line, safe_error
 from .._services.checks import check_dns, check_tcp, check_tls
 from .._services.health import HealthMonitor, open_health_monitor
 from ..httpx import check_http, open_client
+from ._causes import causes, not_reached
 from ._targets import Target, Targets
 
 KEPT: Final = 200
@@ -270,6 +271,9 @@ _contexts: dict[str | None, ssl.SSLContext] = {}
 def trust(ca_file: str | None) -> ssl.SSLContext:
     """Return whom to trust: the system's authorities, or those of a file. OSError if that can't be read (ssl.SSLError is one)."""
     if ca_file not in _contexts:
+        named = os.environ.get("SSL_CERT_FILE") if ca_file is None else None
+        if named:
+            os.stat(named)  # ssl would trust nobody then, and say nothing
         _contexts[ca_file] = ssl.create_default_context(cafile=ca_file)
     return _contexts[ca_file]
 
@@ -295,23 +299,19 @@ def explained(error: BaseException) -> str:
     if isinstance(cause, socket.gaierror):
         return one_line(str(cause.strerror))
     if isinstance(cause, OSError) and cause.errno:
-        return os.strerror(cause.errno)
+        asked = not_reached(error) or ""
+        proxy = f"no connection to {asked}: " if asked.startswith("the proxy") else ""
+        return one_line(proxy + os.strerror(cause.errno))
+    if isinstance(cause, httpx.RemoteProtocolError) and not str(cause).startswith("Server disconnected"):
+        return one_line(f"the answer is not valid HTTP: {cause}")
     if isinstance(cause, httpx.HTTPError) and str(cause):
         return one_line(_OPENSSL.sub("", str(cause)).replace("certificate verify failed", "the certificate is refused"))
     return safe_error(cause)
 
 
 def _root(error: BaseException) -> BaseException:
-    seen: set[int] = set()
-    while id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-            continue
-        inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        if isinstance(inner, (OSError, BaseExceptionGroup, httpx.HTTPError, trio.BrokenResourceError)):
-            error = inner
-    return error
+    kinds = (OSError, httpx.HTTPError, trio.BrokenResourceError)
+    return next((each for each in reversed([*causes(error)]) if isinstance(each, kinds)), error)
 
 
 def facts(watched: Watched, result: Result) -> dict[str, Any]:

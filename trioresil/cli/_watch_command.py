@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import ssl
 import sys
@@ -16,6 +17,7 @@ from .._services.health import HealthMonitor
 from ._live_page import ServeError, address, import_page, serve_page
 from ._options import Misuse, Number
 from ._output import Output, OutputError
+from ._signals import tell_of_signal
 from ._targets import TargetError, read_targets
 from ._watch import Display, Watching, trust
 from ._watch import watch as run_watch
@@ -51,16 +53,19 @@ A file of targets:
 @click.option(
     "--rise",
     type=click.IntRange(1),
+    metavar="N",
     help="How many checks in a row must pass to be healthy.  [default: 2, or --count if less]",
 )
 @click.option(
     "--fall",
     type=click.IntRange(1),
+    metavar="N",
     help="How many in a row must fail to be unhealthy.  [default: 3, or --count if less]",
 )
 @click.option(
     "--degraded-above",
     type=SECONDS,
+    metavar="SECONDS",
     help="Seconds above which a check is slow; slow is degraded, and counts as healthy.",
 )
 @click.option(
@@ -69,6 +74,7 @@ A file of targets:
 @click.option(
     "--min-days-left",
     type=Number(0, 100_000),
+    metavar="DAYS",
     help="Days that a tls:// certificate must still be valid.  [default: 14]",
 )
 @click.option("--ca-file", type=click.Path(), help="Trust the authorities of this PEM file instead of the system's.")
@@ -112,11 +118,12 @@ def watch(
         targets = read_targets(urls, file, settings, count=count)
     except TargetError as exc:
         raise Misuse(str(exc)) from None
-    for ca_file in {each.ca_file for each in targets.targets}:
+    for ca_file in {each.ca_file for each in targets.targets if each.ca_file or each.scheme not in ("tcp", "dns")}:
         try:
             trust(ca_file)
         except (OSError, ssl.SSLError) as exc:
-            raise Misuse(f"the CA file {ca_file} can't be used: {exc.strerror or exc}") from None
+            named = ca_file or f"{os.environ.get('SSL_CERT_FILE')}, of SSL_CERT_FILE in the environment,"
+            raise Misuse(f"the CA file {named} can't be used: {exc.strerror or exc}") from None
     if serve is not None:
         import_page()
     watching = Watching(targets)
@@ -169,17 +176,13 @@ async def _run(
     """Watch until it is over, or a signal came: then return its number. A second signal does what it does without us."""
     caught: list[int] = []
 
-    async def wait_for_signal(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                caught.append(number)
-                break
+    def stop(number: int) -> None:
+        caught.append(number)
         watching.over = "signal"
         nursery.cancel_scope.cancel(reason="a signal came")
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(wait_for_signal)
+        await nursery.start(partial(tell_of_signal, stop))
         with trio.move_on_after(total_timeout if total_timeout is not None else float("inf")) as limit:
             await course(watching, display)
         if limit.cancelled_caught:

@@ -97,4 +97,6 @@ def _plain(watched: Watched, result: Result, width: int) -> str:
 def _plain_end(watching: Watching) -> str:
     good = sum(each.state.is_healthy for each in watching.watched)
     rest = [f"{each.target.name} is {each.state.name}" for each in watching.watched if not each.state.is_healthy]
+    if any(each.state.name == "UNKNOWN" and each.checks for each in watching.watched):
+        rest.append("UNKNOWN: it was checked less often than --rise or --fall asks for")
     return "; ".join([f"{good} of {len(watching.watched)} healthy", *rest])

@@ -157,6 +157,8 @@ def _head(watching: Watching, width: int, glyphs: Glyphs) -> Text:
         word, style = "STARTING", "dim"
     line = Text.assemble(("trioresil watch", "bold"), GAP, (word, style), f"{GAP}{good} of {len(watched)} healthy")
     hint = "Ctrl-C ends" if watching.over is None else "over"
+    if line.cell_len > width:
+        line = Text.assemble((word, style), f"{GAP}{good} of {len(watched)} healthy")
     return line.append(" " * max(1, width - line.cell_len - len(hint))).append(hint, style="dim")
 
 

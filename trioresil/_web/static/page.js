@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const FIRST_SHOWN = 60, MAX_LINES = 1000, SHOWN_LINES = 150, MAX_ATTENTION = 12;
 const entries = new Map();
-const page = { history: 300, now: 0, asked: 0, control: null, held: new Set(), peaks: new Map(), peak(e, name, value) { const key = e.id + name, most = Math.max(value, this.peaks.get(key) || 0); this.peaks.set(key, most); return most; } };
+const page = { history: 300, now: 0, asked: 0, control: null, held: new Set(), peaks: new Map(), peak(e, name, value) { const key = `${e.id} ${name}`, most = Math.max(value, this.peaks.get(key) || 0); this.peaks.set(key, most); return most; } };
 const totals = { series: {}, rates: {}, events: 0, unlisted: 0, left_out: 0 };
 let lines = [], paused = false, dirty = new Set(), redrawAll = true, linesChanged = true, limits = {}, announced = "";
 const LEVELS = { info: 0, warning: 1, error: 2 };
@@ -11,6 +11,7 @@ const LEVELS = { info: 0, warning: 1, error: 2 };
 // --- what is told -----------------------------------------------------------------------------------------------------
 const push = (list, value) => { list.push(typeof value === "number" ? value : null); if (list.length > page.history) list.shift(); };
 const whole = (list) => { for (const each of list) { const known = entries.get(each.id); if (!known) redrawAll = true; entries.set(each.id, { ...each, node: known && known.node, inView: known && known.inView }); dirty.add(each.id); } };
+const forget = (id) => { const { node } = entries.get(id); if (node) { watcher.unobserve(node); node.remove(); } entries.delete(id); dirty.delete(id); for (const key of page.peaks.keys()) if (key.startsWith(`${id} `)) page.peaks.delete(key); };
 const change = (list) => {
   for (const each of list) {
     let entry = entries.get(each.id);
@@ -31,7 +32,7 @@ const tick = (data) => {
   page.held = new Set(data.held);
   Object.assign(totals, { rates: data.rates, events: data.events, unlisted: data.unlisted, left_out: data.left_out });
   for (const [name, rate] of Object.entries(data.rates)) push((totals.series[name] ||= []), rate);
-  for (const id of data.gone) { const entry = entries.get(id); if (entry) { entries.delete(id); if (entry.node) entry.node.remove(); redrawAll = true; } }
+  for (const id of data.gone) if (entries.has(id)) { forget(id); redrawAll = true; }
   for (const entry of entries.values()) for (const name of Object.keys(entry.s)) push(entry.s[name], entry.f[name]);
   for (const entry of entries.values()) if (entry.inView) dirty.add(entry.id);
 };
@@ -46,7 +47,7 @@ let told = new Set();
 const TELL = {
   hello: (data) => { told = new Set(); hello(data); },
   whole: (data) => { for (const each of data) told.add(each.id); whole(data); },
-  ready: () => { for (const id of [...entries.keys()]) if (!told.has(id)) entries.delete(id); redrawAll = true; },
+  ready: () => { for (const id of [...entries.keys()]) if (!told.has(id)) forget(id); redrawAll = true; },
   change: (data) => { for (const each of data) told.add(each.id); change(data); },
   tick, lines: log,
   behind: () => link("warn", "▲", "too slow, catching up"),
@@ -72,7 +73,7 @@ const ask = async () => { // too many streams are open, or the token is gone: th
     const data = await answer.json();
     hello(data); whole(data.policies);
     const here = new Set(data.policies.map((each) => each.id));
-    for (const id of [...entries.keys()]) if (!here.has(id)) entries.delete(id);
+    for (const id of [...entries.keys()]) if (!here.has(id)) forget(id);
     redrawAll = true; page.asked++; asks(); schedule();
     asking = setTimeout(() => { page.asked % 6 ? ask() : connect(); }, 5000);
   } catch { page.asked = 0; link("bad", "■", "no connection"); asking = setTimeout(ask, 3000); }

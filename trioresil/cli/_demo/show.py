@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -19,6 +20,7 @@ from rich.live import Live
 
 from .._live_page import ServeError
 from .._options import Misuse
+from .._signals import tell_of_signal
 from .course import Course, Options, Watch
 from .report import document, sentences, summary_table, title
 from .report_file import ReportFile
@@ -64,7 +66,8 @@ def show(options: Options, ways: Ways) -> int:
         if reader.complaint:
             click.echo(reader.complaint, err=True)
     if reader.is_gone:
-        return _close_stdout()
+        _close_stdout()
+        return 1 if reader.complaint else 128 + signal.SIGPIPE
     return 128 + caught if caught is not None else 1 if course.overdue or not written else 0
 
 
@@ -146,26 +149,21 @@ class _Reader:
             self.complaint = f"Error: standard output can't be written: {error.strerror or error}"
 
 
-def _close_stdout() -> int:
+def _close_stdout() -> None:
     """Send the rest of the output nowhere, so that the interpreter doesn't complain when it flushes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
 
 
 async def _run(course: Course, watch: Watch, page: Callable[[], AbstractAsyncContextManager[Any]] | None) -> int | None:
     """Run it, with its page, and stop it at a signal. A second signal does what it does without us."""
     caught: list[int] = []
 
-    async def wait_for_signal(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                caught.append(number)
-                break
+    def stop(number: int) -> None:
+        caught.append(number)
         course.stop()
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(wait_for_signal)
+        await nursery.start(partial(tell_of_signal, stop))
         if page is None:
             await course.run(watch)
         else:
