@@ -22,7 +22,7 @@ from ._fetch_run import ENDS, FetchRun, Job, Settings
 from ._fetch_text import document, summary, summary_document
 from ._fetch_view import Bars, Lines, StderrConsole
 from ._options import Misuse, Number
-from ._output import Output, OutputError
+from ._output import Output, OutputError, send_nowhere
 from ._signals import tell_of_signal
 
 READER_LEFT: Final = 128 + signal.SIGPIPE
@@ -315,7 +315,7 @@ def _cause(error: OutputError) -> OSError:
 def _output_lost(error: OSError) -> int:
     """Say that the output could not be written, where that can be said; a reader who has gone wants to know nothing."""
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # so that the interpreter doesn't complain when it flushes
+        send_nowhere(2)
         return READER_LEFT
     with suppress(OSError):
         text = f"Error: the output can't be written: {without_secrets(error.strerror or str(error))}\n"

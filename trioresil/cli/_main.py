@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
+from ._output import send_nowhere
+
 _EXTRA: Final = {"click", "rich", "starlette", "hypercorn", "jinja2", "markupsafe"}
 _MISSING: Final = "the command line needs {name}, which is in the extra `cli`: pip install 'trioresil[cli]'"
 
@@ -49,7 +51,7 @@ def _run(command: Any) -> int:
 
 def _output_lost(error: OSError) -> int:
     """Say that standard output takes no more, and return the exit code. What is left of it goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    send_nowhere(sys.stdout.fileno())
     with suppress(OSError):
         print(f"Error: standard output can't be written: {error.strerror or error}", file=sys.stderr)
     return 1

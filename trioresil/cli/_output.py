@@ -19,6 +19,11 @@ MAX_WAITING: Final = 10_000
 FLUSH_SECONDS: Final = 2.0
 
 
+def send_nowhere(descriptor: int) -> None:
+    """Let what is still written there go nowhere, so that the interpreter doesn't complain when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 class OutputError(Exception):
     """Standard output takes no more. The message says why; `reader_left`: whoever read it has gone, which is no fault."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from rich.live import Live
 
 from .._live_page import ServeError
 from .._options import Misuse
+from .._output import send_nowhere
 from .._signals import tell_of_signal
 from .course import Course, Options, Watch
 from .report import document, sentences, summary_table, title
@@ -66,7 +66,7 @@ def show(options: Options, ways: Ways) -> int:
         if reader.complaint:
             click.echo(reader.complaint, err=True)
     if reader.is_gone:
-        _close_stdout()
+        send_nowhere(sys.stdout.fileno())
         return 1 if reader.complaint else 128 + signal.SIGPIPE
     return 128 + caught if caught is not None else 1 if course.overdue or not written else 0
 
@@ -147,11 +147,6 @@ class _Reader:
             error, BrokenPipeError
         ):  # newer versions of rich exit at that one
             self.complaint = f"Error: standard output can't be written: {error.strerror or error}"
-
-
-def _close_stdout() -> None:
-    """Send the rest of the output nowhere, so that the interpreter doesn't complain when it flushes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _run(course: Course, watch: Watch, page: Callable[[], AbstractAsyncContextManager[Any]] | None) -> int | None:
