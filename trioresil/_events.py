@@ -158,6 +158,8 @@ class CircuitOpened(Event):
     """The failure that tipped it, if there was one."""
     by_hand: bool = False
     """True if open() was called."""
+    elsewhere: bool = False
+    """True if it was the calls of other processes that failed (SharedCircuitBreaker)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -307,5 +307,7 @@ def _cause(fields: dict[str, Any]) -> str:
     if error is None:
         if fields.get("reason") == "returned":
             return "it returned"
+        if fields.get("elsewhere"):
+            return "calls of other processes failed"
         return "by hand" if fields.get("by_hand") else "its result was a failure"
     return safe_repr(error)

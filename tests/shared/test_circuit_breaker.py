@@ -230,6 +230,102 @@ async def test_a_report_of_an_earlier_epoch_is_dropped_by_the_server(autojump_cl
         assert here.state is CircuitState.OPEN
 
 
+async def test_verdicts_of_calls_from_before_count_neither_for_it_nor_against_it(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        circuit = breaker(engine)
+        await succeed(circuit)
+
+        async def good_later() -> None:
+            await trio.sleep(1)
+
+        async def block(fails: bool) -> None:
+            with contextlib.suppress(OSError):
+                async with circuit:
+                    await trio.sleep(2)
+                    if fails:
+                        raise OSError("late")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(circuit.call, good_later)
+            for _ in range(3):
+                nursery.start_soon(block, True)
+            await trio.sleep(0.5)
+            circuit.reset()
+            await wait_all_tasks_blocked()
+            await fail(circuit, 2)
+            await trio.sleep(1)
+            assert circuit.state is CircuitState.CLOSED
+            await fail(circuit)
+            await wait_all_tasks_blocked()
+            assert circuit.state is CircuitState.OPEN  # the success did not break the row
+            circuit.reset()
+        await trio.sleep(1)
+        assert circuit.state is CircuitState.CLOSED  # and the failures did not make one
+
+
+async def test_what_was_not_told_yet_is_dropped_when_the_circuit_moves_on(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        here, there = breaker(engine), breaker(engine)
+        await succeed(here)
+        await succeed(there)
+        await trio.sleep(1)
+        await fail(here, 2)
+        assert here.statistics().unreported == 2
+        there.reset()
+        await wait_all_tasks_blocked()
+        assert here.statistics().unreported == 0
+        await trio.sleep(1)
+        before = engine.statistics().evaluations
+        await fail(here)
+        await wait_all_tasks_blocked()
+        assert engine.statistics().evaluations == before  # one failure alone is in no hurry
+        await trio.sleep(1)
+        assert here.state is CircuitState.CLOSED
+
+
+async def test_a_process_that_ends_tells_what_it_has_seen_last(autojump_clock: MockClock) -> None:
+    async with MemoryEngine(latency=0.01) as engine:
+        circuit = breaker(engine, trip=ConsecutiveFailures(4))
+        await succeed(circuit)
+        await trio.sleep(1)
+        await fail(circuit, 2)
+        before = engine.statistics().evaluations
+    assert engine.statistics().evaluations == before + 1
+    assert circuit.statistics().unreported == 0
+
+
+async def test_the_event_tells_whose_failure_it_was(autojump_clock: MockClock) -> None:
+    recorder = Recorder()
+    with trioresil.instrument(recorder):
+        async with MemoryEngine() as engine:
+            here, there = await opened(engine)
+            await trio.sleep(OPEN_FOR)
+            await fail(there)
+            await wait_all_tasks_blocked()
+            there.open(100)
+            await wait_all_tasks_blocked()
+    events = [each for each in recorder.events if isinstance(each, trioresil.CircuitOpened)]
+    told = {(each.policy is here, repr(each.error), each.by_hand, each.elsewhere) for each in events}
+    assert told == {
+        (True, "OSError('bad')", False, False),
+        (False, "None", False, True),
+        (False, "OSError('bad')", False, False),
+        (True, "None", False, True),
+        (True, "None", True, False),
+        (False, "None", True, False),
+    }
+
+
+async def test_who_waits_until_it_may_be_let_in_hears_of_a_reset(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        here, there = await opened(engine)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(here.wait_admittable)
+            await trio.sleep(1)
+            there.reset()
+        assert trio.current_time() == 1
+
+
 # --- one probe ----------------------------------------------------------------------------------------------------------------
 
 
@@ -574,6 +670,73 @@ async def test_a_server_that_lost_its_memory_begins_closed(autojump_clock: MockC
         await fail(here, 3)
         await wait_all_tasks_blocked()
         assert there.state is CircuitState.OPEN
+
+
+async def test_back_again_it_believes_nothing_from_before(autojump_clock: MockClock) -> None:
+    async with MemoryEngine(latency=0.01) as engine:
+        here = breaker(engine)
+        await succeed(here)
+        await fail(here, 3)
+        await trio.sleep(1)
+        engine.kill()
+        engine.flush()
+        engine.resume()
+        await wait_all_tasks_blocked(0)
+        await succeed(here)
+        assert trio.current_time() < 1.1
+
+
+@pytest.mark.parametrize("outage", [True, False])
+async def test_a_server_that_forgot_and_whose_clock_is_behind_is_believed(
+    outage: bool, autojump_clock: MockClock
+) -> None:
+    recorder = Recorder()
+    async with MemoryEngine(latency=0.001) as engine:
+        here, there = breaker(engine), breaker(engine)
+        await succeed(here)
+        await succeed(there)
+        if outage:
+            engine.kill()
+        engine.flush()
+        engine.step_clock(-3600)
+        if outage:
+            engine.resume()
+        with trioresil.instrument(recorder), trio.fail_after(1):
+            for _ in range(2):  # what is reported first is of an epoch that the server knows nothing of
+                with contextlib.suppress(CircuitOpenError):
+                    await fail(here, 3)
+                await trio.sleep(2 * EVERY)
+        assert here.state is there.state is CircuitState.OPEN
+        assert not any(isinstance(each, trioresil.CircuitClosed) for each in recorder.events)  # it never was not
+
+
+async def test_each_outage_has_a_circuit_of_its_own(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        circuit = breaker(engine, on_unavailable=FailLocal())
+        await succeed(circuit)
+        engine.kill()
+        await fail(circuit, 3)
+        with pytest.raises(CircuitOpenError):
+            await circuit.call(good)
+        engine.resume()
+        await wait_all_tasks_blocked()
+        await succeed(circuit)
+        engine.kill()
+        await succeed(circuit)
+
+
+async def test_a_cancelled_probe_of_the_local_circuit_gives_no_verdict(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        circuit = breaker(engine, on_unavailable=FailLocal())
+        await succeed(circuit)
+        engine.kill()
+        await fail(circuit, 3)
+        await trio.sleep(OPEN_FOR)
+        with trio.move_on_after(1):
+            await circuit.call(trio.sleep_forever)
+        await fail(circuit)  # the next probe
+        with pytest.raises(CircuitOpenError):
+            await circuit.call(good)
 
 
 @pytest.mark.parametrize("step", [-3600.0, 3600.0])

@@ -237,6 +237,7 @@ class SharedCircuitBreaker(Policy):
         self._hurry = trio.Event()
         self._told: Told | None = None
         self._epoch = -1
+        self._announced = CLOSED
         self._until = -math.inf  # on Trio's clock: no call is let in before
         self._passing = False  # what the hot path asks
         self._listening = False
@@ -247,6 +248,7 @@ class SharedCircuitBreaker(Policy):
         self._process = ""
         self._blocks: dict[Task, list[_Pass]] = {}
         self._cause: BaseException | None = None
+        self._failed_here = False  # since the last transition
         self._inside = self._opened = self._rejected = self._unavailable = 0
 
     # -- forms -----------------------------------------------------------------------------------------------------------
@@ -517,11 +519,14 @@ class SharedCircuitBreaker(Policy):
                 taken.local.fail(error)
             taken.local.__exit__(None, None, None)
         elif taken.probe:
-            if failed:
-                self._cause = error
+            self._note_failure(failed, error)
             self._judge_soon(taken.probe, "none" if failed is None else "failed" if failed else "passed")
         elif failed is not None and taken.epoch == self._epoch:
             self._count(failed, taken.began_at, error)
+
+    def _note_failure(self, failed: bool | None, error: BaseException | None) -> None:
+        if failed:
+            self._failed_here, self._cause = True, error
 
     def _judge_soon(self, probe: str, verdict: str) -> None:
         self._engine.start_soon(self._tell, "judge", probe, verdict)
@@ -538,8 +543,7 @@ class SharedCircuitBreaker(Policy):
             self._runs[-1][1] += 1
         else:
             self._runs.append([bits, 1])
-        if failed:
-            self._cause = error
+        self._note_failure(failed, error)
         if self._counter.record(now, failed, duration):
             self._counter.clear()
             self._hurry.set()
@@ -553,12 +557,14 @@ class SharedCircuitBreaker(Policy):
         """Tell the server of outcomes as long as there are any."""
         try:
             while self._runs:
-                with trio.move_on_after(self._report_every):
-                    await self._hurry.wait()
-                self._hurry = trio.Event()
-                runs, self._runs = self._runs, []
-                if runs:
-                    await self._tell("report", self._epoch, *itertools.chain.from_iterable(runs))
+                try:
+                    with trio.move_on_after(self._report_every):
+                        await self._hurry.wait()
+                finally:  # what a process has seen last is told too when its engine is closed
+                    self._hurry = trio.Event()
+                    runs, self._runs = self._runs, []
+                    if runs:
+                        await self._tell("report", self._epoch, *itertools.chain.from_iterable(runs))
         finally:
             self._reporting = False
 
@@ -570,10 +576,14 @@ class SharedCircuitBreaker(Policy):
     # -- what is known ---------------------------------------------------------------------------------------------------
 
     async def _eval(self, step: str, *words: Argument, late: Callable[[Reply], None] | None = None) -> bool:
+        knew = self._told
         reply = await self._engine.eval(
             CIRCUIT, self._keys, [*self._words, step, *words], within=self._timeout, late=late
         )
-        self._learn(told_in([each.decode() for each in reply[1:]]))
+        told = told_in([each.decode() for each in reply[1:]])
+        if knew is not None and told[:2] < knew[:2]:
+            self._told = None  # the server has forgotten, and its clock is behind the one that it had
+        self._learn(told)
         return bool(reply[0])
 
     def _listen(self) -> None:
@@ -598,21 +608,22 @@ class SharedCircuitBreaker(Policy):
     def _learn(self, told: Told) -> None:
         """Take what the server said, unless something later is known."""
         known = self._told
-        if told.epoch < self._epoch or (known is not None and told[:2] < known[:2]):
+        if known is not None and told[:2] < known[:2]:
             return
-        is_new = told.epoch > self._epoch
-        first = self._epoch < 0
+        is_new = told.epoch != self._epoch
         self._told = told
         self._epoch = told.epoch
         self._until = trio.current_time() + told.remaining
         if is_new:
             self._runs.clear()
             self._counter.clear()
-            self._announce(told, first, None if known is None else known.state)
+            self._announce(told)
         self._update()
 
-    def _announce(self, told: Told, first: bool, before: str | None) -> None:
-        cause, self._cause = self._cause, None
+    def _announce(self, told: Told) -> None:
+        before, self._announced = self._announced, told.state
+        cause, failed_here = self._cause, self._failed_here
+        self._cause, self._failed_here = None, False
         if told.state == OPEN:
             self._opened += 1
             _instruments.emit(
@@ -622,10 +633,11 @@ class SharedCircuitBreaker(Policy):
                 level=told.level,
                 error=None if told.by_hand else cause,
                 by_hand=told.by_hand,
+                elsewhere=not (failed_here or told.by_hand),
             )
         elif told.state == HALF_OPEN:
             _instruments.emit(CircuitHalfOpened, policy=self)
-        elif not first and before != CLOSED:
+        elif before != CLOSED:
             _instruments.emit(CircuitClosed, policy=self, by_hand=told.by_hand)
         del cause
 

@@ -62,7 +62,10 @@ _WORDS: Final[dict[str, tuple[Level, Callable[[Any], str]]]] = {
     "TimedOut": ("warning", lambda event: f"timed out after {in_seconds(event.seconds)}"),
     "CircuitOpened": (
         "error",
-        lambda event: f"the circuit opened{_by_hand(event)} for {in_seconds(event.open_for)}{_cause(event)}",
+        lambda event: (
+            f"the circuit opened{_by_hand(event)}{' elsewhere' * event.elsewhere} for {in_seconds(event.open_for)}"
+            f"{_cause(event)}"
+        ),
     ),
     "CircuitHalfOpened": ("warning", lambda event: "the circuit is half-open: a probe is let in"),
     "CircuitClosed": ("info", lambda event: f"the circuit closed{_by_hand(event)}"),
