@@ -236,6 +236,7 @@ Reader: TypeAlias = Callable[[Any, Any], Figures]
 _KINDS: Final[dict[str, tuple[str, Reader, tuple[str, ...]]]] = {
     # name of the statistics: kind, reader, figures that are drawn over time
     "CircuitBreakerStatistics": ("circuit", _circuit, ("band", "nearness")),
+    "SharedCircuitBreakerStatistics": ("circuit", _circuit, ("band", "nearness")),
     "BulkheadStatistics": ("limit", _bulkhead, ("inside", "waiting")),
     "TokenBucketStatistics": ("bucket", _bucket, ("tokens", "waiting")),
     "RetryStatistics": ("retry", _retry, ("rate",)),
@@ -255,7 +256,7 @@ _KINDS: Final[dict[str, tuple[str, Reader, tuple[str, ...]]]] = {
     "ShutdownStatistics": ("shutdown", _shutdown, ()),
 }
 _OTHER: Final[tuple[str, Reader, tuple[str, ...]]] = ("other", _other, ("rate",))
-KINDS: Final = (*(kind for kind, _, _ in _KINDS.values()), "other")
+KINDS: Final = (*dict.fromkeys(kind for kind, _, _ in _KINDS.values()), "other")
 
 
 def describe(statistics: Any) -> tuple[str, Reader, tuple[str, ...]]:

@@ -17,6 +17,20 @@ from ._measures import Measure, counter, gauge
 
 POLICIES: Final = gauge("policies", "Policies and services of this name that were seen and are alive.", "kind")
 
+_CIRCUIT: Final = (
+    ("inside", gauge("circuit_breaker.inside", "Calls under way.", unit="{call}")),
+    ("probes_out", gauge("circuit_breaker.probes", "Probes that hold a slot.", unit="{probe}")),
+    ("isolations", gauge("circuit_breaker.isolations", "Holds that keep it open by hand.", unit="{hold}")),
+    ("opened", counter("circuit_breaker.opened", "Times that the circuit opened.", unit="{time}")),
+    ("remaining", gauge("circuit_breaker.remaining", "Time until the next probe.", unit="s", combine="max")),
+    ("level", gauge("circuit_breaker.level", "Times it has re-opened lately.", combine="max")),
+)
+
+_AVAILABLE: Final = (
+    "available",
+    gauge("shared_state.available", "Whether the server of the shared state answers.", combine="min"),
+)
+
 SIMPLE: Final[dict[str, tuple[tuple[str, Measure], ...]]] = {
     "BulkheadStatistics": (
         ("limit", gauge("bulkhead.limit", "Calls that may be inside at once.", unit="{call}")),
@@ -25,14 +39,7 @@ SIMPLE: Final[dict[str, tuple[tuple[str, Measure], ...]]] = {
         ("waiting", gauge("bulkhead.waiting", "Tasks in the queue.", unit="{task}")),
         ("closed", gauge("bulkhead.closed", "Whether admission is closed.")),
     ),
-    "CircuitBreakerStatistics": (
-        ("inside", gauge("circuit_breaker.inside", "Calls under way.", unit="{call}")),
-        ("probes_out", gauge("circuit_breaker.probes", "Probes that hold a slot.", unit="{probe}")),
-        ("isolations", gauge("circuit_breaker.isolations", "Holds that keep it open by hand.", unit="{hold}")),
-        ("opened", counter("circuit_breaker.opened", "Times that the circuit opened.", unit="{time}")),
-        ("remaining", gauge("circuit_breaker.remaining", "Time until the next probe.", unit="s", combine="max")),
-        ("level", gauge("circuit_breaker.level", "Times it has re-opened lately.", combine="max")),
-    ),
+    "CircuitBreakerStatistics": _CIRCUIT,
     "TokenBucketStatistics": (
         ("tokens", gauge("token_bucket.tokens", "Tokens there; below 0 after a charge.", unit="{token}")),
         ("capacity", gauge("token_bucket.capacity", "Most tokens that it holds.", unit="{token}")),
@@ -42,6 +49,35 @@ SIMPLE: Final[dict[str, tuple[tuple[str, Measure], ...]]] = {
         ("paused_for", gauge("token_bucket.pause_remaining", "Time until a pause ends.", unit="s", combine="max")),
         ("granted", counter("token_bucket.granted", "Grants.", unit="{grant}")),
     ),
+    "SharedTokenBucketStatistics": (
+        ("capacity", gauge("shared_token_bucket.capacity", "Most tokens that the server holds.", unit="{token}")),
+        ("rate", gauge("shared_token_bucket.rate", "Tokens that come in each second.", unit="{token}/s")),
+        ("waiting", gauge("shared_token_bucket.waiting", "Tasks of this process that wait.", unit="{task}")),
+        ("held", gauge("shared_token_bucket.held", "Tokens leased by this process and not used.", unit="{token}")),
+        ("granted", counter("shared_token_bucket.granted", "Grants to this process.", unit="{grant}")),
+        (
+            "unavailable",
+            counter("shared_token_bucket.unavailable", "Calls decided without the server.", unit="{call}"),
+        ),
+    ),
+    "SharedSemaphoreStatistics": (
+        ("limit", gauge("shared_semaphore.limit", "Permits of all processes together.", unit="{permit}")),
+        ("inside", gauge("shared_semaphore.inside", "Calls inside, in this process.", unit="{call}")),
+        ("waiting", gauge("shared_semaphore.waiting", "Tasks of this process that wait.", unit="{task}")),
+        ("granted", counter("shared_semaphore.granted", "Permits granted to this process.", unit="{permit}")),
+        ("lost", counter("shared_semaphore.lost", "Blocks that lost their permit.", unit="{block}")),
+        ("unavailable", counter("shared_semaphore.unavailable", "Calls decided without the server.", unit="{call}")),
+    ),
+    "SharedCircuitBreakerStatistics": (
+        *_CIRCUIT,
+        ("unreported", gauge("shared_circuit_breaker.unreported", "Outcomes not told yet.", unit="{call}")),
+        (
+            "unavailable",
+            counter("shared_circuit_breaker.unavailable", "Calls decided without the server.", unit="{call}"),
+        ),
+    ),
+    "RedisEngineStatistics": (_AVAILABLE,),
+    "MemoryEngineStatistics": (_AVAILABLE,),
     "RetryBudgetStatistics": (
         ("available", gauge("retry_budget.available", "Retries that could be made now.", unit="{retry}")),
         ("withdrawn", counter("retry_budget.withdrawn", "Retries paid from the budget.", unit="{retry}")),
@@ -247,6 +283,7 @@ def _tls(statistics: Any) -> Iterator[Figure]:
 
 _NESTED: Final[Mapping[str, Callable[[Any], Iterator[Figure]]]] = {
     "CircuitBreakerStatistics": _circuit,
+    "SharedCircuitBreakerStatistics": _circuit,
     "HealthMonitorStatistics": _health,
     "SupervisorStatistics": _supervisor,
     "StreamStatistics": _stream,
@@ -258,7 +295,7 @@ _NESTED: Final[Mapping[str, Callable[[Any], Iterator[Figure]]]] = {
 
 PULLED: Final[tuple[Measure, ...]] = (
     POLICIES,
-    *(measure for pairs in SIMPLE.values() for _, measure in pairs),
+    *dict.fromkeys(measure for pairs in SIMPLE.values() for _, measure in pairs),
     *(CIRCUIT_STATE, CHECK_STATE, CHECK_LATENCY, CHILDREN, CHILD_UPTIME, CHILD_RESTARTS, NESTED, STREAM_STATE, PHASE),
     *(HTTP_WAITING, HTTP_PAUSE, *(measure for _, measure in _PER_ORIGIN), VALID_UNTIL),
 )
