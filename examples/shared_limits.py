@@ -6,6 +6,9 @@ Here they run in one program over a MemoryEngine, so that it needs no server. In
 
 from __future__ import annotations
 
+import logging
+import sys
+
 import trio
 
 import trioresil
@@ -57,6 +60,7 @@ def client(engine: ScriptEngine) -> tuple[trioresil.Pipeline, SharedCircuitBreak
 
 
 async def main() -> None:
+    logging.basicConfig(stream=sys.stdout, format="  %(message)s")
     service = Service()
     async with MemoryEngine() as engine:
         fleet = [client(engine) for _ in range(PROCESSES)]

@@ -315,9 +315,10 @@ def test_every_name_and_label_is_documented() -> None:
 
 def test_every_simple_figure_names_a_field_that_exists() -> None:
     import trioresil.httpx as face
+    import trioresil.redis
     from trioresil._http import _client_tls
 
-    homes = (trioresil, face, _client_tls)
+    homes = (trioresil, face, _client_tls, trioresil.redis)
     for name, pairs in SIMPLE.items():
         kind = next(getattr(home, name) for home in homes if hasattr(home, name))
         assert {field for field, _ in pairs} <= {each.name for each in kind.__attrs_attrs__}
