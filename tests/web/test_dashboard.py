@@ -23,6 +23,7 @@ from tests.web._dashboard import QUICK, TOKEN, events_of, fail, fail_through, op
 from trioresil import Bulkhead, CircuitBreaker, CircuitState, ConsecutiveFailures, _instruments
 from trioresil._web import _dashboard_streams
 from trioresil.dashboard import Dashboard, open_dashboard, serve_dashboard
+from trioresil.redis import FailClosed, MemoryEngine, SharedCircuitBreaker
 
 PATHS = ["/", "/style.css", "/page.js", "/cards.js", "/icon.svg", "/api/state", "/metrics"]
 
@@ -367,6 +368,26 @@ async def test_a_circuit_is_isolated_released_and_reset() -> None:
         assert (await act(client, token, {"action": "release", "id": number})).status_code == 409
         assert (await act(client, token, {"action": "reset", "id": number})).status_code == 200
         assert breaker.state is CircuitState.CLOSED
+
+
+async def test_a_shared_circuit_is_shown_and_controlled_too() -> None:
+    async with opened(allow_control=True) as (dashboard, client), MemoryEngine() as engine:
+        breaker = SharedCircuitBreaker(engine, "fleet", trip=ConsecutiveFailures(1), on_unavailable=FailClosed())
+        dashboard.show(breaker)
+        await fail_through(breaker)
+        told = await state_of(client, "fleet")
+        with trio.fail_after(20):
+            while told["f"]["state"] != "open":
+                told = await state_of(client, "fleet")
+        assert told["kind"] == "circuit"
+        token = (await client.get("/api/state")).json()["control"]
+        assert (await act(client, token, {"action": "isolate", "id": told["id"]})).json() == {"held": [told["id"]]}
+        assert breaker.state is CircuitState.ISOLATED
+        assert (await act(client, token, {"action": "release", "id": told["id"]})).status_code == 200
+        assert (await act(client, token, {"action": "reset", "id": told["id"]})).status_code == 200
+        with trio.fail_after(20):
+            while breaker.state is not CircuitState.CLOSED:
+                await trio.sleep(0.01)
 
 
 async def test_closing_the_page_lets_go_of_what_it_held() -> None:

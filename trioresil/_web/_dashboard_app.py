@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .._policies.circuit_breaker import CircuitBreaker, Isolation
+from .._policies.circuit_breaker import CircuitBreaker
 from .._services.health import HealthMonitor
 from ._dashboard_gate import Gate, small_body
 from ._dashboard_pulse import Pulse
@@ -35,13 +35,23 @@ _STATIC: Final = {
 }
 
 
+class _Isolation(Protocol):
+    def release(self) -> None: ...
+
+
+def _is_circuit(policy: Any) -> bool:
+    """Tell whether it is one of ours. A shared one is known by its name, so that nothing imports it for this."""
+    shared = type(policy).__name__ == "SharedCircuitBreaker" and type(policy).__module__.startswith("trioresil")
+    return shared or isinstance(policy, CircuitBreaker)
+
+
 class Control:
     """What the page may do to circuits, if it is allowed to do anything."""
 
     def __init__(self, pulse: Pulse, *, allowed: bool) -> None:
         self._pulse = pulse
         self.token: str | None = secrets.token_urlsafe(24) if allowed else None
-        self._isolations: dict[int, Isolation] = {}
+        self._isolations: dict[int, _Isolation] = {}
 
     def held(self) -> list[int]:
         """Return the numbers of the circuits that the page holds open."""
@@ -50,7 +60,7 @@ class Control:
     def perform(self, action: str, number: int) -> str | None:
         """Do it; return what is wrong if it can't be done."""
         breaker = self._pulse.policy(number)
-        if not isinstance(breaker, CircuitBreaker):
+        if not _is_circuit(breaker):
             return "there is no such circuit"
         if action == "isolate":
             if number not in self._isolations:
@@ -61,7 +71,10 @@ class Control:
                 return "this page does not hold it open"
             isolation.release()
         else:
-            breaker.reset()
+            try:
+                breaker.reset()
+            except RuntimeError as exc:  # a shared one whose engine is closed
+                return str(exc)
         return None
 
     def release_all(self) -> None:
