@@ -386,8 +386,8 @@ async def test_a_shared_circuit_is_shown_and_controlled_too() -> None:
         assert (await act(client, token, {"action": "release", "id": told["id"]})).status_code == 200
         assert (await act(client, token, {"action": "reset", "id": told["id"]})).status_code == 200
         with trio.fail_after(20):
-            while breaker.state is not CircuitState.CLOSED:
-                await trio.sleep(0.01)
+            await breaker.wait_admittable()
+        assert breaker.state is CircuitState.CLOSED
 
 
 async def test_closing_the_page_lets_go_of_what_it_held() -> None:
