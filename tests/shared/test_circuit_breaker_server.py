@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.shared._processes import processes, read_line, run_processes
@@ -102,7 +102,24 @@ steps = st.one_of(
 )
 
 
+OPEN_IT: list[Any] = [("report", [(1, 3)], True)]
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(
+    plan=[("look",), ("report", [(1, 2), (0, 6)], True)], rules=ALL[2:], probes=1, needed=1
+)  # the fourth call trips
+@example(  # well for an hour, it has forgotten that its first probe failed
+    plan=[
+        *[("look",), *OPEN_IT],
+        *[("set the clock", 31), ("admit", "p.1"), ("judge", "p.1", "failed")],
+        *[("set the clock", 31), ("admit", "p.2"), ("judge", "p.2", "passed")],
+        *[("set the clock", 3600), *OPEN_IT],
+    ],
+    rules=ALL[:1],
+    probes=1,
+    needed=1,
+)
 @given(
     plan=st.lists(steps, min_size=1, max_size=15),
     rules=st.sampled_from([ALL, ALL[:1], ALL[1:2], ALL[2:]]),
