@@ -88,6 +88,50 @@ async def test_a_longer_wait_than_allowed_is_refused_exactly(mode: Any, autojump
         assert (statistics.granted, statistics.rejected, statistics.waiting) == (3, 1, 0)
 
 
+@each_mode
+async def test_who_may_not_wait_at_all_takes_what_is_there_and_is_refused_the_rest(
+    mode: Any, autojump_clock: MockClock
+) -> None:
+    async with MemoryEngine() as engine:
+        limit = bucket(engine, capacity=2, max_wait=0, mode=mode)
+        await limit.acquire()
+        await limit.acquire()
+        with pytest.raises(RateLimitedError) as caught:
+            await limit.acquire()
+        assert caught.value.retry_after == pytest.approx(0.5, abs=1e-6)
+        assert trio.current_time() == 0
+        await trio.sleep(0.5 + 1e-6)
+        await limit.acquire()
+
+
+async def test_a_leased_token_is_a_full_checkpoint_too(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        limit = bucket(engine, rate=100, capacity=100, mode=Lease(tokens=50, max_age=10))
+        await limit.acquire()
+        before = engine.statistics().evaluations
+        with trio.testing.assert_checkpoints():
+            await limit.acquire()
+        held = limit.statistics().held
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await limit.acquire()
+        assert scope.cancelled_caught
+        assert limit.statistics().held == held
+        assert engine.statistics().evaluations == before
+
+
+@each_mode
+async def test_who_is_cancelled_already_asks_nobody(mode: Any, autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine:
+        limit = bucket(engine, mode=mode)
+        for enter in (limit.acquire, limit.__aenter__, functools.partial(limit.call, trio.sleep, 0)):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await enter()
+            assert scope.cancelled_caught
+        assert engine.statistics().evaluations == 0
+
+
 async def test_of_those_asked_for_together_a_smaller_one_may_pass_where_a_larger_is_refused(
     autojump_clock: MockClock,
 ) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,16 +12,16 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.shared._processes import run_processes
 from tests.shared._servers import Server
 from tests.shared._windows import excess
-from trioresil import SharedStateError, acquire_all
+from trioresil import RateLimitedError, SharedStateError, acquire_all
 from trioresil._kernel import gcra
 from trioresil._shared import token_bucket_scripts as scripts
 from trioresil._shared.engine import Script, ScriptEngine
 from trioresil.redis import Combine, Exact, FailClosed, Lease, SharedTokenBucket, open_redis
 
 ROUNDING = Fraction(1, 1000)  # microseconds, of floats
-ROOT = Path(__file__).parents[2]
 KEY = "trioresil:{limit}:bucket"
 
 
@@ -144,6 +140,21 @@ async def test_several_buckets_are_charged_for_one_instant(server: Server) -> No
         assert server.command("KEYS", "trioresil:{both}:*") is not None
 
 
+@pytest.mark.parametrize("max_wait", [0, 0.5, 0.999])
+async def test_a_bucket_whose_wait_would_be_too_long_refuses_for_all(server: Server, max_wait: float) -> None:
+    async with open_redis(server.url) as engine:
+        free = SharedTokenBucket(engine, "free", rate=1, capacity=9, on_unavailable=FailClosed(), timeout=5, group="g")
+        strict = SharedTokenBucket(
+            engine, "strict", rate=0.1, max_wait=10 * max_wait, on_unavailable=FailClosed(), timeout=5, group="g"
+        )
+        await acquire_all((free, 1), (strict, 1))
+        before = stored(server, free._key), stored(server, strict._key)
+        with pytest.raises(RateLimitedError, match="strict") as caught:
+            await acquire_all((free, 1), (strict, 1))
+        assert 9.99 < (caught.value.retry_after or 0) <= 10
+        assert (stored(server, free._key), stored(server, strict._key)) == before
+
+
 def bucket(engine: ScriptEngine, **options: Any) -> SharedTokenBucket:
     options = {"rate": 1000, "capacity": 5, "on_unavailable": FailClosed(), "timeout": 5, **options}
     return SharedTokenBucket(engine, "limit", **options)
@@ -184,31 +195,10 @@ async def test_scripts_that_are_forgotten_are_sent_again(server: Server, mode: A
 # --- processes ----------------------------------------------------------------------------------------------------------------
 
 
-def run_processes(server: Server, count: int, **plan: Any) -> tuple[list[dict[str, Any]], float]:
-    """Run processes at the same time; return what each printed, and when they began."""
+def run(server: Server, **plan: Any) -> list[dict[str, Any]]:
+    """Run four processes at the same time; return what each printed."""
     plan = {"url": server.url, "impatient": False, "hoard": False, "tasks": 25, **plan}
-    commands = [
-        [sys.executable, "-m", "tests.shared._bucket_process", json.dumps({**plan, "seed": seed})]
-        for seed in range(count)
-    ]
-    children = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        for command in commands
-    ]
-    try:
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-        for child in children:
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-        outputs = [child.communicate(timeout=60)[0] for child in children]
-        return [json.loads(output) for output in outputs], plan["seconds"]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
+    return run_processes("_bucket_process", 4, plan, timeout=60)
 
 
 def assert_apart(found: Sequence[dict[str, Any]], *, rate: float) -> None:
@@ -222,7 +212,8 @@ def assert_apart(found: Sequence[dict[str, Any]], *, rate: float) -> None:
 @pytest.mark.parametrize("mode", ["exact", "combine"])
 @pytest.mark.parametrize("impatient", [False, True], ids=["patient", "impatient"])
 def test_four_processes_keep_one_rate(valkey: Server, mode: str, impatient: bool) -> None:
-    found, seconds = run_processes(valkey, 4, mode=mode, rate=200, capacity=10, seconds=2.0, impatient=impatient)
+    seconds = 2.0
+    found = run(valkey, mode=mode, rate=200, capacity=10, seconds=seconds, impatient=impatient)
     assert_apart(found, rate=200)
     woke = [at for each in found for at in each["woke"]]
     assert excess([(at, 1) for at in woke], rate=200, burst=10) <= 200 * 0.1
@@ -232,7 +223,7 @@ def test_four_processes_keep_one_rate(valkey: Server, mode: str, impatient: bool
 
 @pytest.mark.slow
 def test_leases_that_are_hoarded_and_fired_at_once_stay_within_the_documented_burst(valkey: Server) -> None:
-    found, _ = run_processes(valkey, 4, mode="lease", rate=10, capacity=20, seconds=1.0, hoard=True, tasks=5)
+    found = run(valkey, mode="lease", rate=10, capacity=20, seconds=1.0, hoard=True, tasks=5)
     woke = [at for each in found for at in each["woke"]]
     assert len(woke) > 20
     assert excess([(at, 1) for at in woke], rate=10, burst=20 + 4 * 5) <= 10 * 0.1
@@ -242,7 +233,8 @@ def test_leases_that_are_hoarded_and_fired_at_once_stay_within_the_documented_bu
 @pytest.mark.parametrize("mode", ["exact", "combine"])
 @pytest.mark.parametrize("impatient", [False, True], ids=["patient", "impatient"])
 def test_four_processes_reach_the_rate(valkey: Server, mode: str, impatient: bool) -> None:
-    found, seconds = run_processes(valkey, 4, mode=mode, rate=400, capacity=20, seconds=20.0, impatient=impatient)
+    seconds = 20.0
+    found = run(valkey, mode=mode, rate=400, capacity=20, seconds=seconds, impatient=impatient)
     assert_apart(found, rate=400)
     woke = [at for each in found for at in each["woke"]]
     late = excess([(at, 1) for at in woke], rate=400, burst=20) / 400
