@@ -833,3 +833,14 @@ async def test_the_limit_may_be_set_when_the_engine_is_closed(autojump_clock: Mo
         await permits.call(trio.sleep, 0)
     permits.limit = 2
     assert permits.limit == 2
+
+
+async def test_what_is_granted_to_the_process_that_released_comes_with_the_answer(autojump_clock: MockClock) -> None:
+    async with MemoryEngine() as engine, trio.open_nursery() as nursery:
+        semaphore = SharedSemaphore(engine, "jobs", limit=1, on_unavailable=FailClosed())
+        await semaphore.call(trio.sleep, 0)
+        engine._subscriptions.clear()  # so that no message arrives
+        for _ in range(3):
+            nursery.start_soon(semaphore.call, trio.sleep, 1)
+        await trio.sleep(2.5)
+        assert (semaphore.statistics().inside, semaphore.statistics().waiting) == (1, 0)

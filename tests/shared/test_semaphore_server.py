@@ -111,7 +111,8 @@ def test_each_script_does_what_its_twin_does(server: Server, plan: list[Any], li
                 reply = await engine.eval(script, KEYS, args, within=5)
                 found = stored(server)
                 shelf.now = found.seen
-                assert script.local(shelf, KEYS, [str(each) for each in args]) == reply
+                expected = script.local(shelf, KEYS, [str(each) for each in args])
+                assert [each.decode() if isinstance(each, bytes) else each for each in reply] == expected
                 assert found == shelf.kept
                 assert list(found.queue) == list(shelf.kept.queue)
                 for key in KEYS:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn
@@ -340,10 +340,13 @@ class SharedSemaphore(Policy):
         most_waiting = 0 if self._max_wait == 0 else min(self._max_waiting, MOST_WAITING)
         batch = self._take_released()  # by the server's word a permit is free again before this asks for one
         try:
-            fence, next_expiry = await self._eval(ACQUIRE, hold._who, most_waiting, *batch)
+            fence, next_expiry, *granted = await self._eval(
+                ACQUIRE, hold._who, most_waiting, *batch, late=lambda reply: self._take_granted(reply[2:])
+            )
         except BaseException:
             self._release_later(batch)
             raise
+        self._take_granted(granted)
         if fence > WAITING:
             hold._grant(fence)
         elif fence == WAITING:
@@ -431,7 +434,7 @@ class SharedSemaphore(Policy):
     async def _release(self, batch: dict[str, float]) -> None:
         try:
             with trio.CancelScope(shield=True):  # bounded by the time-out
-                await self._eval(RELEASE, *batch)
+                self._take_granted(await self._eval(RELEASE, *batch, late=self._take_granted))
         except EngineDownError:
             self._release_later(batch)
         except ScriptRefusedError:
@@ -533,6 +536,11 @@ class SharedSemaphore(Policy):
         if who in self._holds:
             self._holds[who]._grant(int(fence))
 
+    def _take_granted(self, told: Sequence[bytes]) -> None:
+        """Take what was granted to those of this process who wait, in an answer to another of them."""
+        for each in told:
+            self._hear(each.decode())
+
     def _changed(self, available: bool) -> None:
         """Hear that the server went away or came back."""
         if available:
@@ -550,6 +558,6 @@ class SharedSemaphore(Policy):
         if at < self._sleeps_until:
             self._nudge.set()
 
-    async def _eval(self, script: Script, *args: Argument) -> Reply:
+    async def _eval(self, script: Script, *args: Argument, late: Callable[[Reply], None] | None = None) -> Reply:
         numbers = self._limit, round(self._lease * 1e6), self._channels
-        return await self._engine.eval(script, self._keys, [*numbers, *args], within=self._timeout)
+        return await self._engine.eval(script, self._keys, [*numbers, *args], within=self._timeout, late=late)

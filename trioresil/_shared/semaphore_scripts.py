@@ -1,7 +1,7 @@
 """What a shared semaphore asks of the server: the law of `_kernel.permits`, in Lua and as its twin.
 
-Keys: who is believed until when; the fences of those who hold; the queue; and what is left. An id is "process.number", and what
-is granted to a process is told on a channel of its own.
+Keys: who is believed until when; the fences of those who hold; the queue; and what is left. An id is "process.number". What is
+granted to the process that acquires or releases is in its answer; what is granted to another is told on a channel of that one.
 """
 
 from __future__ import annotations
@@ -39,12 +39,18 @@ local function grant(id)
   return last
 end
 local function believe(id) redis.call('ZADD', expiries, whole(now + lease), id) end
-local function serve()
+local function process_of(id) return string.match(id, '^[^.]*') end
+local function serve(asking, reply)
   local free = limit - redis.call('HLEN', fences)
   while free > 0 do
     local id = redis.call('ZPOPMIN', queue)[1]
     if not id then return end
-    redis.call('PUBLISH', channels .. string.match(id, '^[^.]*'), id .. ' ' .. whole(grant(id)))
+    local told = id .. ' ' .. whole(grant(id))
+    if process_of(id) == asking then
+      reply[#reply + 1] = told
+    else
+      redis.call('PUBLISH', channels .. process_of(id), told)
+    end
     free = free - 1
   end
 end
@@ -69,7 +75,8 @@ _ACQUIRE: Final = (
     + """
 local id, most_waiting = ARGV[4], tonumber(ARGV[5])
 for i = 6, #ARGV do drop(ARGV[i]) end
-serve()
+local granted = {}
+serve(process_of(id), granted)
 local waiting = redis.call('ZCARD', queue)
 local fence = 0
 if waiting == 0 and redis.call('HLEN', fences) < limit then
@@ -81,7 +88,7 @@ else
 end
 if fence >= 0 then believe(id) end
 save()
-return {fence, next_expiry()}
+return {fence, next_expiry(), unpack(granted)}
 """
 )
 
@@ -89,9 +96,10 @@ _RELEASE: Final = (
     _STATE
     + """
 for i = 4, #ARGV do drop(ARGV[i]) end
-serve()
+local granted = {}
+serve(ARGV[4] and process_of(ARGV[4]), granted)
 save()
-return 1
+return granted
 """
 )
 
@@ -130,26 +138,36 @@ def _load(store: Store, keys: Sequence[str]) -> Permits:
     return permits
 
 
-def _serve_and_save(store: Store, keys: Sequence[str], args: Sequence[str], permits: Permits) -> None:
+def _serve_and_save(
+    store: Store, keys: Sequence[str], args: Sequence[str], permits: Permits, asking: str | None = None
+) -> list[str]:
+    granted = []
     for who, fence in permits.serve(int(args[0])):
-        store.publish(args[2] + who.partition(".")[0], f"{who} {fence}")
+        if _process_of(who) == asking:
+            granted.append(f"{who} {fence}")
+        else:
+            store.publish(args[2] + _process_of(who), f"{who} {fence}")
     store.save(keys[0], permits, ttl=int(args[1]) / 1e6 + 1)
+    return granted
+
+
+def _process_of(who: str) -> str:
+    return who.partition(".")[0]
 
 
 def _acquire(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
     permits = _load(store, keys)
     permits.release(args[5:])
-    _serve_and_save(store, keys, args, permits)
+    granted = _serve_and_save(store, keys, args, permits, _process_of(args[3]))
     fence = permits.acquire(args[3], int(args[0]), int(args[1]), int(args[4]))
     _serve_and_save(store, keys, args, permits)
-    return [-1 if fence is None else fence, permits.next_expiry()]
+    return [-1 if fence is None else fence, permits.next_expiry(), *granted]
 
 
 def _release(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
     permits = _load(store, keys)
     permits.release(args[3:])
-    _serve_and_save(store, keys, args, permits)
-    return 1
+    return _serve_and_save(store, keys, args, permits, _process_of(args[3]) if args[3:] else None)
 
 
 def _renew(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
