@@ -15,11 +15,14 @@ from trioresil import (
     CheckFailedError,
     CircuitIsolatedError,
     CircuitOpenError,
+    LeaseLostError,
     PoolClosedError,
     PoolFullError,
     RateLimitedError,
     RejectedError,
     RestartLimitError,
+    SharedStateError,
+    SharedStateUnavailableError,
     TimedOutError,
     TrioresilError,
 )
@@ -36,6 +39,9 @@ PUBLIC = [
     RestartLimitError,
     TimedOutError,
     CheckFailedError,
+    SharedStateError,
+    SharedStateUnavailableError,
+    LeaseLostError,
 ]
 
 
@@ -52,7 +58,11 @@ def test_the_tree() -> None:
         RestartLimitError: TrioresilError,
         TimedOutError: TrioresilError,
         CheckFailedError: TrioresilError,
+        SharedStateError: TrioresilError,
+        SharedStateUnavailableError: SharedStateError,
+        LeaseLostError: SharedStateError,
     }
+    assert issubclass(SharedStateUnavailableError, RejectedError)
     assert {kind: kind.__mro__[1] for kind in parents} == parents
     assert set(parents) == {
         value for value in vars(trioresil).values() if isinstance(value, type) and issubclass(value, Exception)
