@@ -195,6 +195,7 @@ class SharedStateError(TrioresilError):
       started (bool): False: nothing that the policy guards was started.
     """
 
+    started: bool
     key: str = ""
     reason: str = "the shared state can't be used"
 
@@ -218,6 +219,7 @@ class SharedStateUnavailableError(SharedStateError, RejectedError):
     """
 
     started: bool
+    retry_after: float | None
     reason: str = "the server of the shared state is away"
 
     def __init__(self, policy: str, key: str = "", reason: str | None = None) -> None:
@@ -233,6 +235,7 @@ class LeaseLostError(SharedStateError):
       started (bool): True: the block was under way.
     """
 
+    started: bool
     fence: int = 0
     reason: str = "the lease could not be renewed in time, and its block was cancelled"
 
