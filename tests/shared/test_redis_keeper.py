@@ -38,7 +38,7 @@ class Connection:
         self.requests: list[Request] = []
         self.reasons: list[str] = []
 
-    def create_request(self, *words: object, raise_exceptions: bool) -> Request:
+    def ask(self, *words: object) -> Request:
         self.requests.append(Request())
         return self.requests[-1]
 

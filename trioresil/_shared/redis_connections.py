@@ -1,22 +1,14 @@
-"""Connections to servers, made with coredis: opened in time, checked, and what their errors mean.
-
-One connection serves all callers at once: what they ask is sent at once and synchronously, and the answers come in that order.
-Waiting for one is waiting for an event, so a cancelled caller takes nothing from the others.
-"""
+"""Connections to servers: opened in time, checked, and what their errors mean."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
+import socket
 import ssl
-from contextvars import ContextVar
 from typing import Any, Final
 
-import anyio
 import attrs
 import trio
-from anyio.abc import ByteStream
-from coredis.connection import BaseConnection, TCPLocation, UnixDomainSocketLocation
 from coredis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -25,6 +17,7 @@ from coredis.exceptions import (
     NoScriptError,
     ProtocolError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
     TryAgainError,
 )
@@ -32,6 +25,7 @@ from coredis.exceptions import ConnectionError as LostError
 
 from .._redaction import one_line
 from .._services._tasks import Tasks
+from .redis_connection import Connection
 from .redis_urls import Address, Place, shown
 
 OLDEST: Final = 7
@@ -51,19 +45,6 @@ class UnfitError(Exception):
     """The server is there and won't do, and time won't help: wrong password, no permission, too old, it evicts keys."""
 
 
-_ours: ContextVar[bool] = ContextVar("trioresil_shared_connection", default=False)
-
-
-class _NotOurs(logging.Filter):
-    """Keeps coredis from logging each attempt to reach a server that is away: there is one event for it, SharedStateLost."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not _ours.get()
-
-
-logging.getLogger("coredis").addFilter(_NotOurs())  # of this module's connections only: others' are heard as before
-
-
 @attrs.frozen
 class Settings:
     """How connections are made."""
@@ -75,68 +56,63 @@ class Settings:
     sentinel_username: str | None = attrs.field(default=None, repr=False)
     sentinel_password: str | None = attrs.field(default=None, repr=False)
 
-    async def connect(self, address: Address) -> ByteStream:
-        """Return a stream to a server."""
+    async def connect(self, address: Address) -> Connection:
+        """Return a connection to a server, with nothing said yet."""
         if isinstance(address, str):
-            return await anyio.connect_unix(address)
-        if self.ssl_context is not None:
-            return await anyio.connect_tcp(*address, ssl_context=self.ssl_context, tls_standard_compatible=False)
-        return await anyio.connect_tcp(*address)
-
-    def connection(self, address: Address, stream: ByteStream, *, to_sentinel: bool = False) -> Connection:
-        """Return a connection over a stream, with nothing said yet."""
-        if to_sentinel:
-            return Connection(address, stream, username=self.sentinel_username, password=self.sentinel_password)
-        place = self.place
-        return Connection(address, stream, username=place.username, password=place.password, db=place.db or None)
-
-
-class Connection(BaseConnection):
-    """A coredis connection over a stream that is open already.
-
-    One that connects by itself leaves its buffers open if it can't, and hides why.
-    """
-
-    def __init__(self, address: Address, stream: ByteStream, **options: Any) -> None:
-        where = UnixDomainSocketLocation(address) if isinstance(address, str) else TCPLocation(*address)
-        super().__init__(where, **options)
-        self._given = stream
-
-    async def _connect(self) -> ByteStream:
-        return self._given
-
-    def describe(self) -> str:
-        """Return where it goes."""
-        return f"Connection<{self.location}>"
+            below = await trio.open_unix_socket(address)
+        else:
+            below = await trio.open_tcp_stream(*address)
+        plain = socket.socket(fileno=below.socket.detach())  # so that it can be written to without a checkpoint
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(plain))
+        if isinstance(address, str) or self.ssl_context is None:
+            return Connection(stream, plain)
+        encrypted = trio.SSLStream(stream, self.ssl_context, server_hostname=address[0], https_compatible=True)
+        try:
+            await encrypted.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(encrypted)
+            raise
+        return Connection(encrypted, None)
 
 
 async def open_connection(
     tasks: Tasks, settings: Settings, address: Address, *, closed: trio.Event, to_sentinel: bool = False
-) -> BaseConnection:
+) -> Connection:
     """Return an open connection; `closed` is set when it is lost.
 
     Raises:
       AwayError: there is none to be had in time.
       UnfitError: there won't be one.
     """
-    _ours.set(True)
-    with trio.move_on_after(settings.connect_timeout) as scope:
-        try:
-            stream = await settings.connect(address)
-            connection = settings.connection(address, stream, to_sentinel=to_sentinel)
-            await tasks.start(_run, connection, closed)
+    place = settings.place
+    connection: Connection | None = None
+    try:
+        with trio.move_on_after(settings.connect_timeout):
+            connection = await settings.connect(address)
+            tasks.start_soon(_run, connection, closed)
+            if to_sentinel:
+                await connection.greet(settings.sentinel_username, settings.sentinel_password, 0)
+            else:
+                await connection.greet(place.username, place.password, place.db)
             return connection
-        except Exception as exc:
-            if not scope.cancel_called:
-                raise _meaning(address, exc) from None
+    except (OSError, trio.BrokenResourceError, RedisError) as exc:
+        _give_up(connection)
+        raise _meaning(address, exc) from None
+    except BaseException:
+        _give_up(connection)
+        raise
+    _give_up(connection)
     raise AwayError(f"{shown(address)} did not answer within {settings.connect_timeout:g} s")
 
 
-async def _run(
-    connection: BaseConnection, closed: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+def _give_up(connection: Connection | None) -> None:
+    if connection is not None:
+        connection.invalidate("it could not be opened")
+
+
+async def _run(connection: Connection, closed: trio.Event) -> None:
     try:
-        await connection.run(task_status=task_status)
+        await connection.run()
     finally:
         closed.set()
 
@@ -179,7 +155,7 @@ def passes(error: Exception) -> bool:
     return str(error).startswith(PASSING_WORDS)
 
 
-async def check_server(connection: BaseConnection, address: Address, *, allow_eviction: bool) -> None:
+async def check_server(connection: Connection, address: Address, *, allow_eviction: bool) -> None:
     """See that a server will do, on a connection that nobody uses yet.
 
     Raises:
@@ -190,17 +166,17 @@ async def check_server(connection: BaseConnection, address: Address, *, allow_ev
     if int((connection.server_version or "0").partition(".")[0]) < OLDEST:
         raise UnfitError(f"{where}: version {connection.server_version} is older than {OLDEST}")
     asked = [
-        connection.create_request(*words, raise_exceptions=False)
+        connection.ask(*words)
         for words in (
             (b"ROLE",),
-            (b"CONFIG GET", b"maxmemory-policy"),
+            (b"CONFIG", b"GET", b"maxmemory-policy"),
             (b"INFO", b"memory"),
             (b"EVALSHA", PROBE_SHA, 0),
         )
     ]
     role, config, memory, probe = [await each for each in asked]
     if isinstance(probe, NoScriptError):
-        probe = await connection.create_request(b"EVAL", PROBE, 0, raise_exceptions=False)
+        probe = await connection.ask(b"EVAL", PROBE, 0)
     for reply in (role, probe):
         if isinstance(reply, Exception) and passes(reply):
             raise AwayError(f"{where}: {said(reply)}")

@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from contextvars import Context, copy_context
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import attrs
 import trio
-from coredis.connection import BaseConnection
 from coredis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, ReadOnlyError
 from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
 
@@ -28,6 +27,7 @@ from .._errors import SharedStateError
 from .._events import SharedStateLost, SharedStateRestored
 from .._services._tasks import Tasks
 from .engine import Argument, EngineDownError, Late, Receive, Reply, Script, ScriptRefusedError, Subscription, as_text
+from .redis_connection import Connection, Request
 from .redis_connections import Settings, UnfitError, open_connection, passes, said
 from .redis_keeper import Keeper
 from .redis_listener import Listener
@@ -40,17 +40,6 @@ LAST_WORDS: Final = 0.2
 """Seconds for which closing waits until the server has what was sent last."""
 MOST_TRIES: Final = 5
 """Times that one script is sent, at most, while a cluster points elsewhere."""
-
-
-class Awaited(Protocol):
-    """A coredis request: its answer can be awaited, by several and later too."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether the answer is here."""
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        """Wait for it."""
 
 
 _shas: WeakKeyDictionary[Script, bytes] = WeakKeyDictionary()
@@ -162,7 +151,7 @@ class RedisEngine:
         with trio.move_on_after(LAST_WORDS, shield=True):
             for keeper in self._site.keepers:
                 if self._evaluations and keeper.is_up and keeper.connection is not None and keeper.connection.usable:
-                    await keeper.connection.create_request(b"PING", raise_exceptions=False)
+                    await keeper.connection.ask(b"PING")
 
     # -- scripts ---------------------------------------------------------------------------------------------------------------
 
@@ -195,8 +184,8 @@ class RedisEngine:
         if connection is None or keeper.error is not None or not connection.usable:
             connection, within = await self._wait_for_connection(keeper, within)
         if asking:
-            connection.create_request(b"ASKING", raise_exceptions=False)
-        request = connection.create_request(*words, raise_exceptions=False)
+            connection.ask(b"ASKING")
+        request = connection.ask(*words)
         self._evaluations += 1
         try:
             with trio.move_on_after(within) as scope:
@@ -206,7 +195,7 @@ class RedisEngine:
             raise
         return await self._out_of_time(keeper, connection, request, late, within, trio.current_time() - scope.deadline)
 
-    async def _wait_for_connection(self, keeper: Keeper, within: float) -> tuple[BaseConnection, float]:
+    async def _wait_for_connection(self, keeper: Keeper, within: float) -> tuple[Connection, float]:
         """Return a connection that can be used, and what is left of the time."""
         ends_at = trio.current_time() + within
         while True:
@@ -220,8 +209,8 @@ class RedisEngine:
     async def _out_of_time(
         self,
         keeper: Keeper,
-        connection: BaseConnection,
-        request: Awaited,
+        connection: Connection,
+        request: Request,
         late: Late | None,
         within: float,
         late_by: float,
@@ -275,11 +264,11 @@ class RedisEngine:
             raise EngineDownError(f"{keeper.name}: {reason}")
         raise ScriptRefusedError(reason)
 
-    def _hand_over(self, request: Awaited, late: Late | None) -> None:
+    def _hand_over(self, request: Request, late: Late | None) -> None:
         if late is not None and self._open:
             self._tasks.start_soon(self._await_late, request, late)
 
-    async def _await_late(self, request: Awaited, late: Late) -> None:
+    async def _await_late(self, request: Request, late: Late) -> None:
         reply = await request
         if not isinstance(reply, BaseException):
             self._late += 1
@@ -352,7 +341,7 @@ class RedisEngine:
                     return keeper.address
             await self._came_up.wait()
 
-    async def _open_connection(self, address: Address, closed: trio.Event) -> BaseConnection:
+    async def _open_connection(self, address: Address, closed: trio.Event) -> Connection:
         return await open_connection(self._tasks, self._settings, address, closed=closed)
 
 

@@ -18,11 +18,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import trio
-from coredis.connection import BaseConnection
-from coredis.exceptions import ConnectionError as LostError
 
 from .._services._tasks import Tasks
 from .engine import EngineDownError
+from .redis_connection import Connection
 from .redis_connections import AwayError, UnfitError
 from .redis_urls import Address, shown
 
@@ -34,8 +33,8 @@ LATE: Final = 0.01
 """Seconds by which a loop that isn't held up meets its deadlines."""
 
 Find = Callable[[], Awaitable[Address]]
-Check = Callable[[BaseConnection, Address], Awaitable[None]]
-Open = Callable[[Address, trio.Event], Awaitable[BaseConnection]]
+Check = Callable[[Connection, Address], Awaitable[None]]
+Open = Callable[[Address, trio.Event], Awaitable[Connection]]
 
 
 class Keeper:
@@ -63,7 +62,7 @@ class Keeper:
         connected: Callable[[Keeper], None] = lambda keeper: None,
     ) -> None:
         self.name = name
-        self.connection: BaseConnection | None = None
+        self.connection: Connection | None = None
         self.address: Address | None = None
         self.error: Exception | None = None  # why it is down
         self.lost_at = 0.0
@@ -73,7 +72,7 @@ class Keeper:
         self._rng = rng
         self._settled = trio.Event()  # up or down: nobody waits
         self._scope = trio.CancelScope()
-        self._suspected: BaseConnection | None = None
+        self._suspected: Connection | None = None
 
     @property
     def is_up(self) -> bool:
@@ -87,7 +86,7 @@ class Keeper:
         """Wait until the first attempt has ended."""
         await self._settled.wait()
 
-    async def wait(self, within: float) -> BaseConnection:
+    async def wait(self, within: float) -> Connection:
         """Return the connection, as soon as there is one.
 
         Raises:
@@ -115,7 +114,7 @@ class Keeper:
             self.lost_at = trio.current_time()
             self._changed(self, False)
 
-    def suspect(self, connection: BaseConnection, tasks: Tasks, *, within: float, late_by: float) -> None:
+    def suspect(self, connection: Connection, tasks: Tasks, *, within: float, late_by: float) -> None:
         """Note that an answer did not come within so many seconds, which were noticed to be over so much later."""
         if connection is not self.connection or not connection.usable:
             return
@@ -126,9 +125,9 @@ class Keeper:
             self._suspected = connection
             tasks.start_soon(self._ask_again, connection, within if held_up else 0.0)
 
-    async def _ask_again(self, connection: BaseConnection, grace: float) -> None:
+    async def _ask_again(self, connection: Connection, grace: float) -> None:
         try:
-            request = connection.create_request(b"PING", raise_exceptions=False)
+            request = connection.ask(b"PING")
             if grace:
                 with trio.move_on_after(grace):
                     await request
@@ -136,8 +135,6 @@ class Keeper:
                     self.find_down(AwayError(f"{self.name} did not answer within {grace:g} s"))
             with trio.move_on_after(PATIENCE):
                 await request
-        except LostError:
-            return
         finally:
             self._suspected = None
         if not request.complete:
@@ -167,7 +164,7 @@ class Keeper:
         if self.connection is not None:
             self.connection.invalidate(reason)
 
-    def forget(self, connection: BaseConnection) -> None:
+    def forget(self, connection: Connection) -> None:
         """Note that a connection is broken, by whoever notices first."""
         if self.connection is connection:
             self.connection = None
@@ -199,7 +196,7 @@ class Keeper:
                         continue
                 await trio.sleep(next(pauses))
 
-    async def _connect(self, closed: trio.Event) -> BaseConnection:
+    async def _connect(self, closed: trio.Event) -> Connection:
         address = await self._find()
         connection = await self._open(address, closed)
         try:
@@ -208,8 +205,6 @@ class Keeper:
                 self.address, self.name = address, shown(address)
                 self.connections += 1
                 return connection
-        except LostError as exc:
-            raise AwayError(f"{shown(address)}: {exc}") from None
         except BaseException:
             connection.invalidate("it won't do")
             raise

@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final
 
 import trio
-from coredis.connection import BaseConnection
 from coredis.exceptions import ConnectionError as LostError
 from coredis.exceptions import RedisError
 
 from .._redaction import one_line
 from .._services._tasks import Tasks
 from .engine import Receive
+from .redis_connection import Connection
 from .redis_connections import AwayError, said
 from .redis_keeper import PATIENCE, Keeper
 from .redis_urls import Address
@@ -44,7 +44,7 @@ class Listener:
         tasks: Tasks,
         *,
         find: Callable[[], Awaitable[Address]],
-        open: Callable[[Address, trio.Event], Awaitable[BaseConnection]],
+        open: Callable[[Address, trio.Event], Awaitable[Connection]],
         rng: random.Random,
     ) -> None:
         self._name, self._tasks = name, tasks
@@ -84,7 +84,7 @@ class Listener:
         if not others and self._channels.pop(subscription.name, None) is not None:
             connection = self._keeper.connection
             if connection is not None and connection.usable:
-                connection.send_command(b"UNSUBSCRIBE", subscription.name)
+                connection.tell(b"UNSUBSCRIBE", subscription.name)
 
     def look(self, addresses: Collection[Address | None]) -> None:
         """See whether the connection still lives, and goes to one of these servers: one for scripts was made anew."""
@@ -96,41 +96,39 @@ class Listener:
         else:
             self._tasks.start_soon(self._ping, connection)
 
-    async def _ping(self, connection: BaseConnection) -> None:
-        try:
-            with trio.move_on_after(PATIENCE):
-                reply = await connection.create_request(b"PING", "still there", raise_exceptions=False)
-                if _refusal(reply, "still there") is None:
-                    return
-        except LostError:
-            return
+    async def _ping(self, connection: Connection) -> None:
+        with trio.move_on_after(PATIENCE):
+            reply = await connection.ask(b"PING", "still there")
+            if isinstance(reply, LostError) or _refusal(reply, "still there") is None:
+                return
         connection.invalidate("it does not answer")
 
-    async def _begin(self, connection: BaseConnection, address: Address) -> None:
+    async def _begin(self, connection: Connection, address: Address) -> None:
         """Subscribe to all channels on a new connection, and pass on from now on what comes."""
+        connection.hear = self._pass_on
         heard: set[str] = set()
         while missing := [each for each in self._channels if each not in heard]:
             await self._subscribe(connection, missing)
             heard.update(missing)
-        self._tasks.start_soon(self._listen, connection)
+        self._tasks.start_soon(self._keep_alive, connection)
         for channel in tuple(self._channels):
             if channel not in self._refused:
                 self._resync(channel)
 
-    async def _add(self, connection: BaseConnection, subscription: Channel) -> None:
+    async def _add(self, connection: Connection, subscription: Channel) -> None:
         try:
             await self._subscribe(connection, [subscription.name])
-        except (AwayError, LostError):
+        except AwayError:
             return  # the next connection subscribes to all
         if subscription.name not in self._refused:
             subscription.receive(None)
 
-    async def _subscribe(self, connection: BaseConnection, channels: Sequence[str]) -> None:
+    async def _subscribe(self, connection: Connection, channels: Sequence[str]) -> None:
         sent = []
         for channel in channels:
             if channel not in self._refused:
-                connection.send_command(b"SUBSCRIBE", channel)
-                sent.append((channel, connection.create_request(b"PING", channel, raise_exceptions=False)))
+                connection.tell(b"SUBSCRIBE", channel)
+                sent.append((channel, connection.ask(b"PING", channel)))
         for channel, fence in sent:
             refusal = _refusal(await fence, channel)
             if refusal is None:
@@ -143,15 +141,7 @@ class Listener:
             connection.invalidate("a subscription was refused")  # the PING's own reply is still to come
             raise AwayError(said(refusal))
 
-    async def _listen(self, connection: BaseConnection) -> None:
-        self._tasks.start_soon(self._keep_alive, connection)
-        try:
-            async for message in connection.push_messages:
-                self._pass_on(message)
-        except LostError:
-            return
-
-    async def _keep_alive(self, connection: BaseConnection) -> None:
+    async def _keep_alive(self, connection: Connection) -> None:
         while connection.usable:
             await trio.sleep(IDLE)
             if connection.usable:

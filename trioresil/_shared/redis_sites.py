@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import trio
-from coredis.connection import BaseConnection
 from coredis.exceptions import AskError, MovedError
 from coredis.exceptions import ConnectionError as LostError
 
 from .._services._tasks import Tasks
 from .engine import EngineDownError
+from .redis_connection import Connection
 from .redis_connections import AwayError, Settings, UnfitError, check_server, open_connection, said
 from .redis_keeper import Keeper
 from .redis_urls import Address, shown
@@ -236,7 +236,7 @@ class Cluster:
             self._tasks.start_soon(keeper.run)
         return keeper
 
-    async def _check(self, connection: BaseConnection, address: Address) -> None:
+    async def _check(self, connection: Connection, address: Address) -> None:
         try:
             await check_server(connection, address, allow_eviction=self._settings.allow_eviction)
         except AwayError:
@@ -253,13 +253,13 @@ class Cluster:
         for keeper in self.keepers:
             if keeper.is_up and keeper.connection is not None:
                 with trio.move_on_after(SENTINEL_TIMEOUT):
-                    reply = await _request(keeper.connection, b"CLUSTER SLOTS")
+                    reply = await keeper.connection.ask(b"CLUSTER", b"SLOTS")
                     if isinstance(reply, list):
                         return reply
         errors: list[Exception] = []
         for address in dict.fromkeys((*self._keepers, *self._settings.place.addresses)):
             try:
-                table = await _ask(self._tasks, self._settings, address, b"CLUSTER SLOTS")
+                table = await _ask(self._tasks, self._settings, address, b"CLUSTER", b"SLOTS")
             except (AwayError, UnfitError) as exc:
                 errors.append(exc)
                 continue
@@ -288,15 +288,8 @@ def slot_of(key: str) -> int:
     return binascii.crc_hqx((tag[0] if tag[0] and tag[1] else key).encode(), 0) % SLOTS
 
 
-async def _open(tasks: Tasks, settings: Settings, address: Address, closed: trio.Event) -> BaseConnection:
+async def _open(tasks: Tasks, settings: Settings, address: Address, closed: trio.Event) -> Connection:
     return await open_connection(tasks, settings, address, closed=closed)
-
-
-async def _request(connection: BaseConnection, *words: bytes) -> Any:
-    try:
-        return await connection.create_request(*words, raise_exceptions=False)
-    except LostError as exc:
-        return exc
 
 
 async def _ask(tasks: Tasks, settings: Settings, address: Address, *words: bytes) -> Any:
@@ -306,11 +299,11 @@ async def _ask(tasks: Tasks, settings: Settings, address: Address, *words: bytes
       AwayError, UnfitError: no answer, or an error.
     """
     to_sentinel = settings.place.kind == "sentinel"
-    connection: BaseConnection | None = None
+    connection: Connection | None = None
     with trio.move_on_after(SENTINEL_TIMEOUT):
         try:
             connection = await open_connection(tasks, settings, address, closed=trio.Event(), to_sentinel=to_sentinel)
-            reply = await _request(connection, *words)
+            reply = await connection.ask(*words)
         finally:
             if connection is not None:
                 connection.invalidate("it was for one question")
