@@ -26,8 +26,7 @@ local longest = math.max(lease, tonumber(kept[4]) or 0)
 local function whole(number) return string.format('%.0f', number) end
 local function drop(id)
   redis.call('ZREM', expiries, id)
-  redis.call('HDEL', fences, id)
-  redis.call('ZREM', queue, id)
+  if redis.call('HDEL', fences, id) == 0 then redis.call('ZREM', queue, id) end
 end
 local function join(id)
   places = places + 1
@@ -67,7 +66,10 @@ if now < seen then
   local all = redis.call('ZRANGE', expiries, 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do redis.call('ZADD', expiries, whole(all[i + 1] - (seen - now)), all[i]) end
 end
-for _, id in ipairs(redis.call('ZRANGE', expiries, '-inf', whole(now), 'BYSCORE')) do drop(id) end
+local first = redis.call('ZRANGE', expiries, 0, 0, 'WITHSCORES')[2]
+if first and first - now <= 0 then
+  for _, id in ipairs(redis.call('ZRANGE', expiries, '-inf', whole(now), 'BYSCORE')) do drop(id) end
+end
 """
 
 _ACQUIRE: Final = (
@@ -78,7 +80,7 @@ for i = 6, #ARGV do drop(ARGV[i]) end
 local granted = {}
 serve(process_of(id), granted)
 local waiting = redis.call('ZCARD', queue)
-local fence = 0
+local fence, ends_in = 0, -1
 if waiting == 0 and redis.call('HLEN', fences) < limit then
   fence = grant(id)
 elseif waiting < most_waiting then
@@ -87,8 +89,9 @@ else
   fence = -1
 end
 if fence >= 0 then believe(id) end
+if fence == 0 then ends_in = next_expiry() end
 save()
-return {fence, next_expiry(), unpack(granted)}
+return {fence, ends_in, unpack(granted)}
 """
 )
 
@@ -161,7 +164,7 @@ def _acquire(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
     granted = _serve_and_save(store, keys, args, permits, _process_of(args[3]))
     fence = permits.acquire(args[3], int(args[0]), int(args[1]), int(args[4]))
     _serve_and_save(store, keys, args, permits)
-    return [-1 if fence is None else fence, permits.next_expiry(), *granted]
+    return [-1 if fence is None else fence, permits.next_expiry() if fence == 0 else -1, *granted]
 
 
 def _release(store: Store, keys: Sequence[str], args: Sequence[str]) -> Reply:
