@@ -29,6 +29,7 @@ SECTIONS: dict[str, Callable[[Plan], Any]] = {
     "workers": _workers.workers,
     "telemetry": _telemetry.telemetry,
     "shared": _shared.shared,
+    "permits": _shared.permits,
     "http": _http.http,
 }
 

@@ -12,7 +12,7 @@ from . import _calls
 from ._http_report import http_tables, http_targets, pool_tables, pool_targets
 from ._measure import Plan
 from ._report_shapes import Table, Target, at_least, at_most
-from ._shared import shared_tables, shared_targets
+from ._shared import permit_tables, permit_targets, shared_tables, shared_targets
 from ._telemetry import telemetry_tables
 from ._workers import worker_tables, worker_targets
 
@@ -65,6 +65,7 @@ def targets(results: Mapping[str, Any]) -> list[Target]:
     found += pool_targets(results["pool"]) if "pool" in results else []
     found += worker_targets(results["workers"]) if "workers" in results else []
     found += shared_targets(results["shared"]) if "shared" in results else []
+    found += permit_targets(results["permits"]) if "permits" in results else []
     found += http_targets(results["http"]) if "http" in results else []
     return found
 
@@ -97,6 +98,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         "workers": worker_tables,
         "telemetry": telemetry_tables,
         "shared": shared_tables,
+        "permits": permit_tables,
         "http": http_tables,
     }
     found = [table for section, make in makers.items() if section in results for table in make(results[section])]

@@ -1,4 +1,4 @@
-"""Section `shared`: how often a limit that processes share can be asked, in each mode, beside other libraries.
+"""Sections `shared` and `permits`: limits that processes share over a server, beside other libraries.
 
 Each contender runs in processes of its own, as many as said, against one Valkey or Redis on loopback. The rate is so high that
 nobody waits for tokens. Other libraries run on asyncio, as they can't run on Trio, each with the algorithm and the client that it
@@ -24,26 +24,41 @@ from typing import Any
 
 from ._measure import Plan
 from ._report_shapes import Table, Target, at_least
-from ._shared_child import ON_ASYNCIO, ON_TRIO
+from ._shared_child import ON_ASYNCIO, ON_TRIO, PERMITS_ON_ASYNCIO, PERMITS_ON_TRIO
 
 NEEDS = {"limits, fixed window": "limits", "throttled-py, GCRA": "throttled", "pyrate-limiter": "pyrate_limiter"}
+OURS, IDEAL = tuple(PERMITS_ON_TRIO)
+PERMIT_CELLS = ((1, 5), (2, 5), (4, 1), (4, 5))
+"""Processes, and tasks in each."""
 
 
 def shared(plan: Plan) -> dict[str, dict[str, float]]:
     """Measure acquires a second: by processes and tasks, then by contender."""
     contenders = [*ON_TRIO, *(each for each in ON_ASYNCIO if importlib.util.find_spec(NEEDS[each]) is not None)]
     contenders = list(plan.shared_contenders) or contenders
+    cells = [(processes, tasks) for processes in plan.shared_processes for tasks in plan.shared_tasks]
+    return _measure(plan, contenders, cells)
+
+
+def permits(plan: Plan) -> dict[str, dict[str, float]]:
+    """Measure holds a second: by processes and tasks, then by contender."""
+    contenders = [*PERMITS_ON_TRIO, *(PERMITS_ON_ASYNCIO if importlib.util.find_spec("redis") is not None else ())]
+    return _measure(plan, contenders, PERMIT_CELLS if plan.shared_rounds > 1 else PERMIT_CELLS[:1])
+
+
+def _measure(plan: Plan, contenders: Sequence[str], cells: Sequence[tuple[int, int]]) -> dict[str, dict[str, float]]:
     chance = random.Random(plan.seed)
     found: dict[str, dict[str, float]] = {}
     with _server() as port:
-        for processes in plan.shared_processes:
-            for tasks in plan.shared_tasks:
-                rates: dict[str, list[float]] = {each: [] for each in contenders}
-                for _ in range(plan.shared_rounds):
-                    for contender in chance.sample(contenders, len(contenders)):
-                        rates[contender].append(_acquires_a_second(plan, contender, port, tasks, processes))
-                medians = {each: median(numbers) for each, numbers in rates.items()}
-                found[f"{processes} {'process' if processes == 1 else 'processes'}, {tasks} each"] = medians
+        for processes, tasks in cells:
+            rates: dict[str, list[float]] = {each: [] for each in contenders}
+            for _ in range(plan.shared_rounds):
+                for contender in chance.sample(contenders, len(contenders)):
+                    alone = contender == IDEAL  # processes can't share it
+                    rate = _acquires_a_second(plan, contender, port, tasks, 1 if alone else processes)
+                    rates[contender].append(rate)
+            medians = {each: median(numbers) for each, numbers in rates.items()}
+            found[f"{processes} {'process' if processes == 1 else 'processes'}, {tasks} each"] = medians
     return found
 
 
@@ -116,6 +131,31 @@ def shared_tables(measured: Mapping[str, Mapping[str, float]]) -> list[Table]:
     columns = list(measured)
     rows = [(name, *(f"{measured[each][name]:,.0f}" for each in columns)) for name in measured[columns[0]]]
     return [Table("A limit shared over a server: acquires a second, all processes together", ("", *columns), rows)]
+
+
+def permit_tables(measured: Mapping[str, Mapping[str, float]]) -> list[Table]:
+    """Return a table: holds a second, and the part of the ideal that they are."""
+    columns = list(measured)
+    rows = [
+        (
+            name,
+            *(f"{measured[each][name]:,.0f} ({measured[each][name] / measured[each][IDEAL]:.2f})" for each in columns),
+        )
+        for name in measured[columns[0]]
+    ]
+    return [
+        Table(
+            "One permit shared over a server, held for 5 ms: holds a second (part of the ideal)", ("", *columns), rows
+        )
+    ]
+
+
+def permit_targets(measured: Mapping[str, Mapping[str, float]]) -> list[Target]:
+    """Return the target, for each number of processes and tasks."""
+    return [
+        at_least(f"permits, {cell}: holds a second / ideal", rates[OURS] / rates[IDEAL], 0.9)
+        for cell, rates in measured.items()
+    ]
 
 
 def shared_targets(measured: Mapping[str, Mapping[str, float]]) -> list[Target]:

@@ -1,7 +1,8 @@
-"""One process of section `shared`: `python -m tests.bench._shared_child CONTENDER PORT TASKS`.
+"""One process of sections `shared` and `permits`: `python -m tests.bench._shared_child CONTENDER PORT TASKS`.
 
 It opens its limiter, says so in a line, waits for a line that says for how many seconds to acquire, and prints how many it got.
-The rate is so high that nobody ever waits for tokens: what is measured is the way to the server and back.
+The rate is so high that nobody ever waits for tokens: what is measured is the way to the server and back. A permit is held for a
+while, though, and acquired again when it has come free.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import trio
 
 RATE = 10_000_000.0
 CAPACITY = 100_000.0
+HOLD = 0.005
+"""Seconds for which a permit is held."""
 KEY = "bench"  # of the bucket; another one for each contender
 Acquire = Callable[[], Awaitable[object]]
 
@@ -55,6 +58,25 @@ async def _ours(port: int, mode: str) -> AsyncIterator[Acquire]:
 
 @contextlib.asynccontextmanager
 async def _script_alone(port: int) -> AsyncIterator[Acquire]:
+    from trioresil._shared.redis_connections import Settings
+    from trioresil._shared.redis_urls import read
+
+    settings = Settings(read(f"redis://127.0.0.1:{port}/0"), None, 1.0, False)
+    async with trio.open_nursery() as nursery:
+        connection = await settings.connect(("127.0.0.1", port))
+        nursery.start_soon(connection.run)
+        await connection.greet(None, None, 0)
+        sha = await connection.ask(b"SCRIPT", b"LOAD", GCRA)
+
+        async def acquire() -> object:
+            return await connection.ask(b"EVALSHA", sha, 1, "bench:script", str(1e6 / RATE), str(CAPACITY / RATE * 1e6))
+
+        yield acquire
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _script_on_a_connection_of_coredis(port: int) -> AsyncIterator[Acquire]:
     from coredis.connection import TCPConnection, TCPLocation
 
     async with trio.open_nursery() as nursery:
@@ -79,6 +101,48 @@ async def _script_by_coredis(port: int) -> AsyncIterator[Acquire]:
     async with client:
         sha = await client.script_load(GCRA)
         yield lambda: client.evalsha(sha, keys=["bench:client"], args=[1e6 / RATE, CAPACITY / RATE * 1e6])
+
+
+# -- permits, each held for HOLD seconds ---------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def _permits(port: int) -> AsyncIterator[Acquire]:
+    from trioresil import redis
+
+    async with redis.open_redis(f"redis://127.0.0.1:{port}/0") as engine:
+        permits = redis.SharedSemaphore(engine, KEY, limit=1, on_unavailable=redis.FailClosed(), timeout=2)
+
+        async def hold() -> None:
+            async with permits:
+                await trio.sleep(HOLD)
+
+        yield hold
+
+
+@contextlib.asynccontextmanager
+async def _capacity_limiter(port: int) -> AsyncIterator[Acquire]:
+    limiter = trio.CapacityLimiter(1)
+
+    async def hold() -> None:
+        async with limiter:
+            await trio.sleep(HOLD)
+
+    yield hold
+
+
+@contextlib.asynccontextmanager
+async def _lock_of_redis_py(port: int) -> AsyncIterator[Acquire]:
+    from redis.asyncio import Redis
+
+    client = Redis(host="127.0.0.1", port=port)
+
+    async def hold() -> None:
+        async with client.lock("bench:lock", timeout=10, sleep=0.001):
+            await asyncio.sleep(HOLD)
+
+    yield hold
+    await client.aclose()
 
 
 # -- on asyncio ----------------------------------------------------------------------------------------------------------------
@@ -125,19 +189,27 @@ ON_TRIO: dict[str, Callable[[int], Any]] = {
     "trioresil, Exact()": lambda port: _ours(port, "Exact()"),
     "trioresil, Combine()": lambda port: _ours(port, "Combine()"),
     "trioresil, Lease(100)": lambda port: _ours(port, "Lease(100)"),
-    "the script alone, one connection": _script_alone,
+    "the script alone, on trioresil's connection": _script_alone,
+    "the script alone, on one of coredis's": _script_on_a_connection_of_coredis,
     "the script alone, through coredis's client": _script_by_coredis,
+}
+PERMITS_ON_TRIO: dict[str, Callable[[int], Any]] = {
+    "trioresil, SharedSemaphore(limit=1)": _permits,
+    "ideal: trio.CapacityLimiter(1), in one process": _capacity_limiter,
 }
 ON_ASYNCIO: dict[str, Callable[[int], Any]] = {
     "limits, fixed window": _limits,
     "throttled-py, GCRA": _throttled,
     "pyrate-limiter": _pyrate,
 }
+PERMITS_ON_ASYNCIO: dict[str, Callable[[int], Any]] = {"redis-py, Lock that looks every ms": _lock_of_redis_py}
+_ALL_ON_TRIO = ON_TRIO | PERMITS_ON_TRIO
+_ALL_ON_ASYNCIO = ON_ASYNCIO | PERMITS_ON_ASYNCIO
 
 
 async def _trio(contender: str, port: int, tasks: int) -> int:
     acquired = 0
-    async with ON_TRIO[contender](port) as acquire:
+    async with _ALL_ON_TRIO[contender](port) as acquire:
         await acquire()
         ends_at = time.monotonic() + await trio.to_thread.run_sync(_ready)
 
@@ -155,7 +227,7 @@ async def _trio(contender: str, port: int, tasks: int) -> int:
 
 async def _asyncio(contender: str, port: int, tasks: int) -> int:
     acquired = 0
-    async with ON_ASYNCIO[contender](port) as acquire:
+    async with _ALL_ON_ASYNCIO[contender](port) as acquire:
         await acquire()
         ends_at = time.monotonic() + await asyncio.to_thread(_ready)
 
@@ -180,7 +252,7 @@ def main() -> None:
     """Measure once."""
     contender, port, tasks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     began_at = time.process_time()
-    on_trio = contender in ON_TRIO
+    on_trio = contender in _ALL_ON_TRIO
     measured = trio.run(_trio, contender, port, tasks) if on_trio else asyncio.run(_asyncio(contender, port, tasks))
     print(json.dumps({"acquired": measured, "cpu": time.process_time() - began_at}))
 

@@ -226,8 +226,8 @@ async def test_refused_channel_disturbs_no_other(server: Server, caplog: pytest.
 
 
 @pytest.mark.slow
-async def test_outage_is_told_once_and_coredis_adds_nothing(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "coredis")
+async def test_outage_is_told_once(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     server = servers.new("redis")
     async with open_redis(server.url) as engine:
         engine.subscribe("trioresil:sums", lambda message: None)
@@ -245,11 +245,6 @@ async def test_outage_is_told_once_and_coredis_adds_nothing(servers: Servers, ca
     assert [each.name for each in told] == ["trioresil"] * 4
     assert "is away: " in told[0].message
     assert "is back after " in told[1].message
-
-
-async def test_coredis_is_heard_where_it_is_not_ours(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("coredis").warning("somebody else's")
-    assert [each.message for each in caplog.records] == ["somebody else's"]
 
 
 @pytest.mark.slow
