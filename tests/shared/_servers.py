@@ -66,6 +66,7 @@ class Server:
         self.port = port or free_port()
         self.options = options
         self.user: tuple[str, ...] = ()  # how `command` logs in
+        self.environment: dict[str, str] = {}  # beside our own
         self.config: Path | None = None  # a file, for a sentinel, which rewrites it
         self.tls_port = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -88,7 +89,9 @@ class Server:
         else:
             words = [str(self.config), *words, "--sentinel"]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([self._program, *words], stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [self._program, *words], stdout=log, stderr=log, env=os.environ | self.environment
+            )
         self.wait_until_it_answers()
         return self
 

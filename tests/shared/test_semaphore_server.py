@@ -275,3 +275,5 @@ def test_ten_thousand_holds(valkey: Server) -> None:
         assert len(holds) >= 10_000
         assert overlap(holds) <= limit
         assert len({fence for fence, _, _ in holds}) == len(holds)
+        in_order = [fence for fence, _, _ in sorted(holds, key=operator.itemgetter(1))]
+        assert limit > 1 or in_order == sorted(in_order)
