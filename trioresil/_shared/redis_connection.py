@@ -146,8 +146,8 @@ class Connection:
                 data, self._unsent = self._unsent, bytearray()
                 try:
                     await self._stream.send_all(data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                    self._lose(LostError("the connection was lost"), exc)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return  # the reader finds out, and what the server has said before that
             self._behind = False
 
     @enable_ki_protection
