@@ -59,6 +59,8 @@ def test_what_is_beside_is_taken_only_if_it_is_there() -> None:
         assert found.state == (NOW, (sum(sizes) + got) * TOKEN)
     refused = reserve((NOW, BURST), NOW, [1], token_time=TOKEN, burst=BURST, max_wait=0, extra=9)
     assert (refused.extra, refused.state) == (0, None)
+    behind = reserve(None, NOW, [3, 3], token_time=TOKEN, burst=BURST, max_wait=0, extra=2)
+    assert (behind.admitted, behind.extra) == (1, 0)  # not past somebody who was refused
     half = reserve((NOW, 1.5 * TOKEN), NOW, [], token_time=TOKEN, burst=BURST, max_wait=-1, extra=9)
     assert half.extra == 3  # whole ones only
 

@@ -174,6 +174,14 @@ async def test_loss_is_the_answer_to_all_that_was_asked_and_will_be(kind: str, h
         assert await peer.connection.ask(b"F") is answer
 
 
+async def test_asking_over_what_has_just_broken_raises_nothing() -> None:
+    async with connected("socket") as peer:
+        assert isinstance(peer.stream, trio.SocketStream)
+        peer.stream.socket.close()
+        asked = peer.connection.ask(b"A")  # before the reader has run
+        assert isinstance(await asked, LostError)
+
+
 async def test_invalidated_says_why(kind: str) -> None:
     async with connected(kind) as peer:
         asked = peer.connection.ask(b"A")

@@ -410,10 +410,8 @@ class SharedTokenBucket(Bucketlike):
         return max(0.0, self._mode.tokens - tokens - self._held_at(self._clock.read()))
 
     async def _reserve(self, sizes: list[float], extra: float) -> Slots:
-        token_time, burst = (
-            self._token_time,
-            self._burst,
-        )  # the answer tells of these, though the rate may change meanwhile
+        # The answer tells of these, though the rate may change meanwhile.
+        token_time, burst = self._token_time, self._burst
         max_wait = -1.0 if self._max_wait == math.inf else self._max_wait * 1e6
 
         def read(reply: Reply) -> Slots:
