@@ -42,7 +42,7 @@ async def test_tokens_that_are_used_later_are_dated_later(autojump_clock: MockCl
         used.append((trio.current_time(), 4))
 
     async with MemoryEngine() as engine, trio.open_nursery() as nursery:
-        slow, fast = bucket(engine, "slow", 1), bucket(engine, "fast", 2, 4)
+        slow, fast = bucket(engine, "slow", 0.25), bucket(engine, "fast", 2, 4)
         await slow.acquire()
         nursery.start_soon(alone, fast)
         await trio.testing.wait_all_tasks_blocked()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,8 +17,9 @@ from coredis.exceptions import ConnectionError as LostError
 
 from tests.http._clients import descriptors
 from tests.shared._servers import Server
+from trioresil._services._tasks import Tasks
 from trioresil._shared.redis_connection import CHUNK, Connection, packed
-from trioresil._shared.redis_connections import Settings
+from trioresil._shared.redis_connections import AwayError, Settings, UnfitError, open_connection
 from trioresil._shared.redis_urls import read
 
 
@@ -255,3 +257,28 @@ async def test_cancelled_at_any_time_of_opening_nothing_is_held(server: Server) 
         outcomes.add(scope.cancelled_caught)
     assert outcomes == {True, False}
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("answer", [b"", b"-ERR no\r\n-ERR no\r\n", None], ids=["silent", "refused", "cancelled"])
+async def test_connection_that_could_not_be_opened_is_given_up(answer: bytes | None) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        await stream.send_all(answer or b"")
+        async for _ in stream:
+            pass
+
+    closed = trio.Event()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery, Tasks("the test") as tasks:
+            (listener,) = await nursery.start(functools.partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+            port = listener.socket.getsockname()[1]
+            settings = Settings(read(f"redis://127.0.0.1:{port}"), None, 5.0 if answer is None else 0.1, False)
+            opening = functools.partial(open_connection, tasks, settings, ("127.0.0.1", port), closed=closed)
+            if answer is None:
+                with trio.move_on_after(0.1):
+                    await opening()
+            else:
+                with pytest.raises((AwayError, UnfitError)):
+                    await opening()
+            await closed.wait()
+            nursery.cancel_scope.cancel()

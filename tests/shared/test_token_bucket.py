@@ -487,6 +487,20 @@ async def test_an_outage_is_told_by_events_of_the_engine(autojump_clock: MockClo
     assert recorder.events[-1].seconds == 3
 
 
+async def test_token_that_was_there_at_once_is_given_back_by_who_was_cancelled_while_asking(
+    autojump_clock: MockClock,
+) -> None:
+    async with MemoryEngine(latency=0.01) as engine:
+        limit = bucket(engine, rate=0.1, capacity=3)
+        with trio.move_on_after(0.005):
+            await limit.acquire()
+        await trio.sleep(1)
+        began_at = trio.current_time()
+        for _ in range(3):
+            await limit.acquire()
+        assert trio.current_time() - began_at < 1
+
+
 async def test_an_answer_that_comes_too_late_gives_its_slot_back(autojump_clock: MockClock) -> None:
     async with MemoryEngine(latency=0.06) as engine:
         limit = bucket(engine, rate=1, on_unavailable=FailOpen())

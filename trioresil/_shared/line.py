@@ -26,7 +26,7 @@ LATE: Final = 0.001  # seconds
 class Waiter:
     """One task in the line, or on its way into it."""
 
-    __slots__ = ("_answered", "_task", "error", "granted", "scope", "slot", "tokens")
+    __slots__ = ("_task", "error", "granted", "scope", "slot", "tokens")
 
     def __init__(self, tokens: float) -> None:
         self.tokens = tokens
@@ -35,7 +35,6 @@ class Waiter:
         self.error: Exception | None = None
         self.scope: trio.CancelScope | None = None  # while it sleeps until its slot is ready
         self._task: Task | None = None  # while it waits for an answer
-        self._answered = False
 
     def assign(self, slot: Slot) -> None:
         """Give it this slot, and wake it if it waits for an answer."""
@@ -50,15 +49,12 @@ class Waiter:
         self._wake()
 
     def _wake(self) -> None:
-        self._answered = True
         task, self._task = self._task, None
         if task is not None:
             reschedule(task)
 
     async def wait_for_answer(self) -> None:
         """Wait until it has been given a slot, or refused."""
-        if self._answered:
-            return
 
         def abort(raise_cancel: RaiseCancelT) -> Abort:
             self._task = None

@@ -321,7 +321,7 @@ class SharedTokenBucket(Bucketlike):
                 await self._ask_together(waiter)
             if waiter.slot is not None and waiter.slot.ready_at > self._clock.read():
                 await waiter.wait_until_ready()
-            waiter.granted = waiter.slot is not None
+            waiter.granted = True
         except BaseException as exc:
             mark_unstarted(exc)
             raise
