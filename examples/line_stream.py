@@ -64,7 +64,7 @@ async def main() -> None:
         with trioresil.instrument(Printer()):
             async with trioresil.open_stream(
                 session,
-                on=OSError,
+                on=(OSError, trio.BrokenResourceError),
                 backoff=trioresil.exponential(0.01, max=0.1),
                 give_up_after=10,
                 heartbeat_timeout=5,
