@@ -164,8 +164,8 @@ class SharedCircuitBreaker(Policy):
     probe its slot is given back. A rejection is a full checkpoint.
 
     Raises:
-      CircuitOpenError: the circuit is open, or half-open with its probes out.
-      CircuitIsolatedError: it is held open by hand in this process.
+      trioresil.CircuitOpenError: the circuit is open, or half-open with its probes out.
+      trioresil.CircuitIsolatedError: it is held open by hand in this process.
       SharedStateUnavailableError: the server is away, and on_unavailable is FailClosed().
       SharedStateError: the server refused: something else lies at the key, or permission is lacking.
       TypeError: a trip rule that can't be shared.

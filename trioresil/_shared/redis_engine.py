@@ -74,8 +74,11 @@ class RedisEngineStatistics:
 class RedisEngine:
     """A server that holds shared state, and the tasks that keep the connections to it. `open_redis` makes one."""
 
+    name: str
+    """Its name in events, errors and statistics."""
+
     def __init__(self, name: str, settings: Settings, rng: random.Random) -> None:
-        self.name: str = name
+        self.name = name
         self._settings = settings
         self._place: Place = settings.place
         self._rng = rng

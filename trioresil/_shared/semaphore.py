@@ -163,7 +163,7 @@ class SharedSemaphore(Policy):
     cancellation, and then wait for the server. Leaving gives the permit back in the background, however the block ends.
 
     Raises:
-      BulkheadFullError: the queue is full, or the wait took longer than max_wait.
+      trioresil.BulkheadFullError: the queue is full, or the wait took longer than max_wait.
       LeaseLostError: the lease could not be renewed, and the block was cancelled, or ended when the permit was gone.
       SharedStateUnavailableError: the server is away, and on_unavailable is FailClosed().
       SharedStateError: the server refused: something else lies at the key, or permission is lacking.

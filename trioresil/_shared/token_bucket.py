@@ -143,7 +143,7 @@ class SharedTokenBucket(Bucketlike):
     somebody else. `call` and the decorator check for cancellation, and leave the schedule point to the function unless they wait.
 
     Raises:
-      RateLimitedError: the wait would be longer than max_wait; its retry_after is that wait.
+      trioresil.RateLimitedError: the wait would be longer than max_wait; its retry_after is that wait.
       SharedStateUnavailableError: the server is away, and on_unavailable is FailClosed().
       SharedStateError: the server refused: something else lies at the key, or permission is lacking.
       ValueError: more tokens than the capacity are asked for, which could never be granted.
@@ -201,7 +201,7 @@ class SharedTokenBucket(Bucketlike):
         Cancellation: if this raises, no token was taken, or what was taken goes to somebody else. A full checkpoint.
 
         Raises:
-          RateLimitedError: the wait would be longer than max_wait.
+          trioresil.RateLimitedError: the wait would be longer than max_wait.
           SharedStateUnavailableError: the server is away, and on_unavailable is FailClosed().
           SharedStateError: the server refused.
           ValueError: tokens is more than the capacity.
