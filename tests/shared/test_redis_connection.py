@@ -136,6 +136,17 @@ async def test_messages_are_heard_between_answers(kind: str) -> None:
         assert heard == [[b"one", 1], [b"two"]]
 
 
+async def test_error_of_who_hears_is_not_taken_for_one_of_the_server() -> None:
+    def fail(message: list[Any]) -> None:
+        raise ValueError("a mistake")
+
+    with pytest.RaisesGroup(pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="a mistake"))):
+        async with connected("stream") as peer:
+            peer.connection.hear = fail
+            await peer.stream.send_all(b">1\r\n+one\r\n")
+            await trio.sleep_forever()
+
+
 async def test_cancelled_caller_takes_no_answer_from_another(kind: str) -> None:
     async with connected(kind) as peer:
         first, second = peer.connection.ask(b"A"), peer.connection.ask(b"B")

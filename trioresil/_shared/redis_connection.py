@@ -19,7 +19,7 @@ import trio
 from coredis.constants.resp import DataType
 from coredis.exceptions import ConnectionError as LostError
 from coredis.exceptions import InvalidResponse, RedisError
-from coredis.parser import NotEnoughData, Parser
+from coredis.parser import NotEnoughData, Parser, UnpackedResponse
 from trio.lowlevel import enable_ki_protection
 
 CHUNK: Final = 65536
@@ -157,14 +157,14 @@ class Connection:
                 self._take(bytes(data))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self._lose(LostError("the connection was lost"), exc)
-        except (RedisError, ValueError) as exc:  # numbers that are none, too
-            self._lose(exc if isinstance(exc, InvalidResponse) else InvalidResponse(str(exc)), exc)
+        except InvalidResponse as exc:
+            self._lose(exc)
         else:
             self._lose(LostError("the server closed the connection"))
 
     def _take(self, data: bytes) -> None:
         self._parser.feed(data)
-        while not isinstance(found := self._parser.parse(), NotEnoughData):
+        while not isinstance(found := self._parsed(), NotEnoughData):
             kind, value = found
             if kind is DataType.PUSH:
                 self.hear(cast("list[Any]", value))
@@ -173,12 +173,18 @@ class Connection:
             else:
                 raise InvalidResponse("an answer that was not asked for")
 
+    def _parsed(self) -> UnpackedResponse | NotEnoughData:
+        try:
+            return self._parser.parse()
+        except ValueError as exc:  # a number that is none
+            raise InvalidResponse(str(exc)) from exc
+
     def _lose(self, error: Exception, cause: BaseException | None = None) -> None:
         """Answer what was asked, once: nothing will come."""
         if not self.usable:
             return
         self.usable = False
-        if cause is not None and cause is not error:
+        if cause is not None:
             error.__cause__ = cause
         self._lost = error
         self._scope.cancel()
